@@ -1,0 +1,154 @@
+"""What SIB needs to know of an event: a summary of one line that Falco wrote.
+
+The line itself is carried, stored and shown byte for byte; the summary exists only so that events
+can be searched, labelled and routed. A line that is not one of Falco's JSON alerts is an event
+too, marked ``unparsed``: nothing that a host wrote is thrown away.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+
+class Priority(Enum):
+    """Falco's priorities, most severe first; the value is the text Falco writes."""
+
+    EMERGENCY = "Emergency"
+    ALERT = "Alert"
+    CRITICAL = "Critical"
+    ERROR = "Error"
+    WARNING = "Warning"
+    NOTICE = "Notice"
+    INFORMATIONAL = "Informational"
+    DEBUG = "Debug"
+
+    @property
+    def severity(self) -> int:
+        """The syslog number: 0 is the most severe, 7 the least."""
+        return _SEVERITY[self]
+
+    @classmethod
+    def parse(cls, text: str) -> Priority | None:
+        """Find a priority by Falco's name for it, in any case; ``None`` where there is none."""
+        return _BY_NAME.get(text.lower())
+
+
+_SEVERITY: Final = {priority: number for number, priority in enumerate(Priority)}
+_BY_NAME: Final = {
+    **{priority.value.lower(): priority for priority in Priority},
+    "info": Priority.INFORMATIONAL,
+}
+
+TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?")
+"""An ATT&CK technique or sub-technique id, as Falco's rules carry it among their tags."""
+
+UNPARSED_RULE: Final = ""
+"""The rule name of an event that names no rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventSummary:
+    """The searchable part of one event line.
+
+    Attributes:
+        rule: the rule that fired; empty where the line names none.
+        priority: ``None`` where the line names none that Falco knows.
+        source: Falco's event source (``syscall``, ``k8s_audit``, ...) or ``sib`` for our own.
+        techniques: ATT&CK ids among the tags, in the line's order, without repeats.
+        time_ns: when it happened, by the host's clock, in nanoseconds since 1970 UTC;
+            ``None`` where the line does not say.
+        unparsed: the line is not a Falco alert as JSON.
+    """
+
+    rule: str
+    priority: Priority | None
+    source: str
+    techniques: tuple[str, ...]
+    time_ns: int | None
+    unparsed: bool
+
+
+class _Alert(msgspec.Struct):
+    rule: str = UNPARSED_RULE
+    priority: str = ""
+    source: str = ""
+    time: str = ""
+    tags: list[str] | None = None
+
+
+_UNPARSED: Final = EventSummary(UNPARSED_RULE, None, "", (), None, unparsed=True)
+_alert_decoder: Final = msgspec.json.Decoder(_Alert)
+_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)", re.ASCII
+)
+
+
+def parse_time_ns(text: str) -> int | None:
+    """Nanoseconds since 1970 UTC of an ISO 8601 time with a zone, or ``None``.
+
+    ``datetime`` stops at microseconds, and Falco orders events by nanoseconds.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    second, fraction, zone = match.groups()
+    try:
+        if zone == "Z":
+            moment = datetime.fromisoformat(second).replace(tzinfo=timezone.utc)
+        else:
+            moment = datetime.strptime(second + zone, "%Y-%m-%dT%H:%M:%S%z")
+        seconds = int(moment.timestamp())
+    except (ValueError, OverflowError):
+        return None
+    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+
+
+def summarize(line: bytes) -> EventSummary:
+    """Read what SIB needs from one event line; never raises, whatever the line holds."""
+    try:
+        line.decode()
+        alert = _alert_decoder.decode(line)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return _UNPARSED
+    tags = alert.tags or ()
+    return EventSummary(
+        rule=alert.rule,
+        priority=Priority.parse(alert.priority),
+        source=alert.source,
+        techniques=tuple(dict.fromkeys(tag for tag in tags if TECHNIQUE.fullmatch(tag))),
+        time_ns=parse_time_ns(alert.time),
+        unparsed=False,
+    )
+
+
+def sib_event(
+    *, rule: str, priority: Priority, time_ns: int, output: str, fields: dict[str, str | int]
+) -> bytes:
+    """One record that SIB itself makes, as a line in the shape of a Falco alert.
+
+    Args:
+        rule: what happened; all of SIB's own begin with ``SIB``.
+        priority: how much it matters.
+        time_ns: when, in nanoseconds since 1970 UTC.
+        output: one sentence for people.
+        fields: the data, under ``output_fields``; keys begin with ``sib.``.
+    """
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    second = datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return msgspec.json.encode(
+        {
+            "output": output,
+            "output_fields": fields,
+            "priority": priority.value,
+            "rule": rule,
+            "source": "sib",
+            "tags": ["sib"],
+            "time": f"{second}.{nanoseconds:09d}Z",
+        }
+    )

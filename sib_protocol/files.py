@@ -1,0 +1,78 @@
+"""Files that are there whole or not at all, through a crash at any instant."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames, creations and removals in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes, mode: int) -> None:
+    """Create a file that must not exist yet, and make its content durable (not its name)."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        # The mode given to open() is cut by the umask; a secret may be narrower, never wider.
+        os.fchmod(descriptor, mode)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o640) -> None:
+    """Replace a file by rename: readers and crashes see the old content or the new."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        write_synced(temporary, content, mode)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def swap_generation(
+    parent: Path, name: str, files: Mapping[str, tuple[bytes, int]], *, link: str = "current"
+) -> Path:
+    """Put a set of files in place together, by renaming one symlink.
+
+    The files are written to ``parent/name`` and ``parent/link`` is pointed there in one rename, so
+    that a key is never seen beside another generation's certificate.
+
+    Args:
+        parent: exists already.
+        name: the generation's directory name; must not exist yet.
+        files: file name -> (content, mode).
+        link: the symlink's name.
+
+    Returns:
+        The new generation's directory.
+    """
+    generation = parent / name
+    generation.mkdir(mode=0o700)
+    for file_name, (content, mode) in files.items():
+        write_synced(generation / file_name, content, mode)
+    sync_directory(generation)
+    sync_directory(parent)
+    temporary = parent / f".{link}.{secrets.token_hex(6)}"
+    temporary.symlink_to(name)
+    temporary.replace(parent / link)
+    sync_directory(parent)
+    return generation
