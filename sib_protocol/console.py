@@ -1,0 +1,80 @@
+"""What the commands of both sides share: how errors, tables and JSON are shown.
+
+Only the command line imports this.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from sib_protocol.errors import ExitCode, SibError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """A text without what could steer a terminal: hosts and events choose what they say."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
+def show_error(problem: str, remedy: str | None = None) -> None:
+    """Say on stderr what is wrong and what to do."""
+    click.echo(f"error: {printable(problem)}", err=True)
+    if remedy:
+        click.echo(f"  try: {printable(remedy)}", err=True)
+
+
+class SibGroup(click.Group):
+    """A root command group under which no error that a person can act on is a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors into two lines and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except SibError as error:
+            show_error(error.problem, error.remedy)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                # The reader of our output has left; click ends quietly.
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            show_error(f"{where}{error.strerror or error}")
+            ctx.exit(ExitCode.FILE_ACCESS if error.filename else ExitCode.FAILURE)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned by spaces; the last one is not padded."""
+    cells = [list(columns), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A drawn table on a terminal, a plain one elsewhere."""
+    if not sys.stdout.isatty():
+        click.echo(plain_table([column.upper() for column in columns], rows))
+        return
+    # Here, because it takes longer to import than most commands run.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""The fleet: which hosts there are, how they enroll and renew, and how they are."""

@@ -1,0 +1,1 @@
+"""The certificate authority: tokens, issuing, the ledger of certificates, revocation."""

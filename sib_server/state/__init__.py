@@ -1,0 +1,1 @@
+"""The server's state: hosts, certificates, tokens and health, in SQLite or PostgreSQL."""

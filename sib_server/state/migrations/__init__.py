@@ -1,0 +1,1 @@
+"""Alembic's scripts; run by :meth:`sib_server.state.database.StateDatabase.migrate`."""
