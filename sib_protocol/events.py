@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -42,10 +43,11 @@ class Priority(Enum):
 _SEVERITY: Final = {priority: number for number, priority in enumerate(Priority)}
 _BY_NAME: Final = {
     **{priority.value.lower(): priority for priority in Priority},
+    **{priority.value: priority for priority in Priority},
     "info": Priority.INFORMATIONAL,
 }
 
-TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?")
+TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 """An ATT&CK technique or sub-technique id, as Falco's rules carry it among their tags."""
 
 UNPARSED_RULE: Final = ""
@@ -79,7 +81,7 @@ class _Alert(msgspec.Struct):
     priority: str = ""
     source: str = ""
     time: str = ""
-    tags: list[str] | None = None
+    tags: tuple[str, ...] | None = None
 
 
 _UNPARSED: Final = EventSummary(UNPARSED_RULE, None, "", (), None, unparsed=True)
@@ -89,41 +91,66 @@ _TIME: Final = re.compile(
 )
 
 
-def parse_time_ns(text: str) -> int | None:
-    """Nanoseconds since 1970 UTC of an ISO 8601 time with a zone, or ``None``.
+_INT64_MAX: Final = 2**63 - 1
+_MEMO_LINE_BYTES: Final = 16 * 1024
+"""Longer lines are read without the memo, so that hostile ones cannot fill it."""
 
-    ``datetime`` stops at microseconds, and Falco orders events by nanoseconds.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None:
-        return None
-    second, fraction, zone = match.groups()
+
+def _epoch_seconds(second: str, zone: str) -> int | None:
     try:
         if zone == "Z":
             moment = datetime.fromisoformat(second).replace(tzinfo=timezone.utc)
         else:
             moment = datetime.strptime(second + zone, "%Y-%m-%dT%H:%M:%S%z")
-        seconds = int(moment.timestamp())
+        return int(moment.timestamp())
     except (ValueError, OverflowError):
         return None
-    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+
+
+_recent_second: Final = lru_cache(256)(_epoch_seconds)
+
+
+def parse_time_ns(text: str) -> int | None:
+    """Nanoseconds since 1970 UTC of an ISO 8601 time with a zone, or ``None``.
+
+    ``datetime`` stops at microseconds, and Falco orders events by nanoseconds. A time that does
+    not fit 64 bits signed (before 1677, after 2262) is ``None`` too: no store could keep it.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    second, fraction, zone = match.groups()
+    seconds = _recent_second(second, zone)
+    if seconds is None:
+        return None
+    nanoseconds = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    return nanoseconds if abs(nanoseconds) <= _INT64_MAX else None
+
+
+def _techniques(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tag for tag in tags if TECHNIQUE.fullmatch(tag)))
+
+
+_recent_techniques: Final = lru_cache(1024)(_techniques)
 
 
 def summarize(line: bytes) -> EventSummary:
     """Read what SIB needs from one event line; never raises, whatever the line holds."""
     try:
-        line.decode()
+        if not line.isascii():
+            line.decode()
         alert = _alert_decoder.decode(line)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return _UNPARSED
-    tags = alert.tags or ()
+    # A rule has one set of tags and a second has many events: both are read again and again.
+    find = _recent_techniques if len(line) <= _MEMO_LINE_BYTES else _techniques
     return EventSummary(
-        rule=alert.rule,
-        priority=Priority.parse(alert.priority),
-        source=alert.source,
-        techniques=tuple(dict.fromkeys(tag for tag in tags if TECHNIQUE.fullmatch(tag))),
-        time_ns=parse_time_ns(alert.time),
-        unparsed=False,
+        alert.rule,
+        _BY_NAME.get(alert.priority) or Priority.parse(alert.priority),
+        alert.source,
+        find(alert.tags) if alert.tags else (),
+        parse_time_ns(alert.time),
+        False,
     )
 
 
