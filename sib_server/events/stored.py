@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType
+
+import msgspec
 
 if TYPE_CHECKING:
     from sib_protocol.events import EventSummary
@@ -13,9 +14,10 @@ Seq = NewType("Seq", int)
 """An event's place in the journal's order: at least 1, strictly increasing, never used again."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """One event as the journal holds it.
+
+    A Struct, because one is made for every read event and a frozen dataclass takes 1 us for it.
 
     Attributes:
         seq: place in the journal's order.
