@@ -8,9 +8,9 @@ too, marked ``unparsed``: nothing that a host wrote is thrown away.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -28,6 +28,9 @@ class Priority(Enum):
     INFORMATIONAL = "Informational"
     DEBUG = "Debug"
 
+    # Members are singletons, and Enum's own hash is Python code that would run for every event.
+    __hash__ = object.__hash__
+
     @property
     def severity(self) -> int:
         """The syslog number: 0 is the most severe, 7 the least."""
@@ -42,19 +45,21 @@ class Priority(Enum):
 _SEVERITY: Final = {priority: number for number, priority in enumerate(Priority)}
 _BY_NAME: Final = {
     **{priority.value.lower(): priority for priority in Priority},
+    **{priority.value: priority for priority in Priority},
     "info": Priority.INFORMATIONAL,
 }
 
-TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?")
+TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 """An ATT&CK technique or sub-technique id, as Falco's rules carry it among their tags."""
 
 UNPARSED_RULE: Final = ""
 """The rule name of an event that names no rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventSummary:
+class EventSummary(msgspec.Struct, frozen=True, gc=False):
     """The searchable part of one event line.
+
+    A Struct, because one is made for every event and a frozen dataclass takes 1 us for it.
 
     Attributes:
         rule: the rule that fired; empty where the line names none.
@@ -79,51 +84,86 @@ class _Alert(msgspec.Struct):
     priority: str = ""
     source: str = ""
     time: str = ""
-    tags: list[str] | None = None
+    tags: tuple[str, ...] | None = None
 
 
 _UNPARSED: Final = EventSummary(UNPARSED_RULE, None, "", (), None, unparsed=True)
 _alert_decoder: Final = msgspec.json.Decoder(_Alert)
-_TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)", re.ASCII
-)
+_SECOND: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", re.ASCII)
+_TIME: Final = re.compile(r"(.{19})(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)", re.ASCII)
+_INT64_MAX: Final = 2**63 - 1
+_MEMO_LINE_BYTES: Final = 16 * 1024
+"""Longer lines are read without the memo, so that hostile ones cannot fill it."""
 
 
-def parse_time_ns(text: str) -> int | None:
-    """Nanoseconds since 1970 UTC of an ISO 8601 time with a zone, or ``None``.
-
-    ``datetime`` stops at microseconds, and Falco orders events by nanoseconds.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None:
+def _epoch_seconds(second: str, zone: str) -> int | None:
+    if not _SECOND.fullmatch(second):
         return None
-    second, fraction, zone = match.groups()
     try:
         if zone == "Z":
             moment = datetime.fromisoformat(second).replace(tzinfo=timezone.utc)
         else:
             moment = datetime.strptime(second + zone, "%Y-%m-%dT%H:%M:%S%z")
-        seconds = int(moment.timestamp())
+        return int(moment.timestamp())
     except (ValueError, OverflowError):
         return None
-    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+
+
+_recent_second: Final = lru_cache(256)(_epoch_seconds)
+
+
+def parse_time_ns(text: str) -> int | None:
+    """Nanoseconds since 1970 UTC of an ISO 8601 time with a zone, or ``None``.
+
+    ``datetime`` stops at microseconds, and Falco orders events by nanoseconds. A time that does
+    not fit 64 bits signed (before 1677, after 2262) is ``None`` too: no store could keep it.
+    """
+    fraction: str | None = text[20:29]
+    # Falco always writes nine digits and Z; other forms take the longer way.
+    if (
+        len(text) == 30
+        and text[19] == "."
+        and text[29] == "Z"
+        and text.isascii()
+        and (fraction and fraction.isdigit())
+    ):
+        second, zone = text[:19], "Z"
+    else:
+        match = _TIME.fullmatch(text)
+        if match is None:
+            return None
+        second, fraction, zone = match.groups()
+    seconds = _recent_second(second, zone)
+    if seconds is None:
+        return None
+    nanoseconds = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    return nanoseconds if abs(nanoseconds) <= _INT64_MAX else None
+
+
+def _techniques(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tag for tag in tags if TECHNIQUE.fullmatch(tag)))
+
+
+_recent_techniques: Final = lru_cache(1024)(_techniques)
 
 
 def summarize(line: bytes) -> EventSummary:
     """Read what SIB needs from one event line; never raises, whatever the line holds."""
     try:
-        line.decode()
+        if not line.isascii():
+            line.decode()
         alert = _alert_decoder.decode(line)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return _UNPARSED
-    tags = alert.tags or ()
+    # A rule has one set of tags and a second has many events: both are read again and again.
+    find = _recent_techniques if len(line) <= _MEMO_LINE_BYTES else _techniques
     return EventSummary(
-        rule=alert.rule,
-        priority=Priority.parse(alert.priority),
-        source=alert.source,
-        techniques=tuple(dict.fromkeys(tag for tag in tags if TECHNIQUE.fullmatch(tag))),
-        time_ns=parse_time_ns(alert.time),
-        unparsed=False,
+        alert.rule,
+        _BY_NAME.get(alert.priority) or Priority.parse(alert.priority),
+        alert.source,
+        find(alert.tags) if alert.tags else (),
+        parse_time_ns(alert.time),
+        False,
     )
 
 

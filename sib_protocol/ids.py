@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
 from typing import NewType
+
+import msgspec
 
 from sib_protocol.errors import MalformedMessageError
 
@@ -24,8 +25,7 @@ LineNumber = NewType("LineNumber", int)
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EventId:
+class EventId(msgspec.Struct, frozen=True, order=True, gc=False):
     """What names an event for ever: its stream and its number there.
 
     The text form is ``<stream uuid>/<number>``. It is the same on every re-send, so a store that

@@ -1,0 +1,254 @@
+"""Reading the journal beside its writer, for sinks and for searches.
+
+Every row's checksum is checked. A damaged row is reported and skipped, never delivered; where even
+the way to rows is damaged, each row is asked for by its place, so that none that can still be
+reached is missed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sib_protocol.ids import EventId, LineNumber
+from sib_server.events import schema
+from sib_server.events.damage import JournalDamage
+from sib_server.events.failures import JournalDamagedError, JournalError
+from sib_server.events.journal import read_cursors, read_meta
+from sib_server.events.kinds import load_kinds
+from sib_server.events.rows import NO_KIND, Damaged, Identities, Kind, stored_event
+from sib_server.events.stored import Seq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sib_server.events.stored import StoredEvent
+
+_AFTER: Final = (
+    f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
+)
+_AT: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq = ?"  # noqa: S608 -- constants
+_UNREACHABLE: Final = "the pages around it are damaged"
+_CHECKSUM: Final = "its checksum does not match"
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a sink is behind.
+
+    Attributes:
+        events: how many events it has not delivered.
+        seconds: for how long the oldest of them has waited; 0 when there is none.
+    """
+
+    events: int
+    seconds: float
+
+
+class JournalReader:
+    """A read-only connection; usable from one thread at a time."""
+
+    def __init__(
+        self, path: Path, *, on_damage: Callable[[JournalDamage], None] | None = None
+    ) -> None:
+        """Open the journal.
+
+        Args:
+            path: its file.
+            on_damage: told of every damaged row that is met, each time; see ``DamageLog``.
+
+        Raises:
+            JournalMissingError: there is none.
+            JournalDamagedError: it cannot be opened without being salvaged.
+            JournalUnavailableError: it cannot be read now.
+        """
+        self.path = path
+        self._on_damage = on_damage or (lambda _damage: None)
+        self._connection = schema.open_for_reading(path)
+        self._kinds: dict[int, Kind] = {}
+        self._kinds_up_to = -1
+        self._identities = Identities()
+        try:
+            version = read_meta(self._connection).get("schema")
+            self._load_kinds()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise schema.journal_error(path, error) from error
+        if version != str(schema.SCHEMA_VERSION):
+            self._connection.close()
+            raise JournalDamagedError(path, f"its schema version reads {version!r}")
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+
+    def __enter__(self) -> JournalReader:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @property
+    def last_seq(self) -> Seq:
+        """The newest event's place; 0 for an empty journal. Raises JournalError."""
+        return Seq(self._extreme("max") or 0)
+
+    @property
+    def first_seq(self) -> Seq:
+        """The oldest event's place; 0 for an empty journal. Raises JournalError."""
+        return Seq(self._extreme("min") or 0)
+
+    def read(
+        self, after: Seq, *, max_events: int = 1000, max_bytes: int = 4 * 1024 * 1024
+    ) -> list[StoredEvent]:
+        """The next events, in the journal's order.
+
+        Args:
+            after: the place of the last event already taken; 0 from the beginning.
+            max_events: the most that are returned.
+            max_bytes: no further event is taken once the lines reach this size.
+
+        Returns:
+            Events without the damaged ones between them; empty only when none follows.
+
+        Raises:
+            JournalError: the journal cannot be read at all.
+        """
+        events: list[StoredEvent] = []
+        position: int = after
+        size = 0
+        while not events:
+            got_any = False
+            try:
+                for row in self._connection.execute(_AFTER, (position, max_events)):
+                    got_any = True
+                    position = row[0]
+                    event = self.decode(row)
+                    if event is not None:
+                        events.append(event)
+                        size += len(event.line)
+                        if size >= max_bytes:
+                            break
+            except sqlite3.DatabaseError as error:
+                if not schema.is_damage(error):
+                    raise schema.journal_error(self.path, error) from error
+                return events or self._read_one_by_one(position, max_events, max_bytes)
+            except sqlite3.Error as error:
+                raise schema.journal_error(self.path, error) from error
+            if not got_any:
+                break
+        return events
+
+    def _read_one_by_one(self, after: int, max_events: int, max_bytes: int) -> list[StoredEvent]:
+        events: list[StoredEvent] = []
+        size = 0
+        unreachable: list[int] = []
+        for seq in range(after + 1, self._last_known() + 1):
+            try:
+                row = self._connection.execute(_AT, (seq,)).fetchone()
+            except sqlite3.Error as error:
+                if not (isinstance(error, sqlite3.DatabaseError) and schema.is_damage(error)):
+                    raise schema.journal_error(self.path, error) from error
+                unreachable.append(seq)
+                continue
+            event = None if row is None else self.decode(row)
+            if event is not None:
+                events.append(event)
+                size += len(event.line)
+                if len(events) >= max_events or size >= max_bytes:
+                    break
+        for first, last in _ranges(unreachable):
+            self._on_damage(JournalDamage(Seq(first), Seq(last), None, _UNREACHABLE))
+        return events
+
+    def _last_known(self) -> int:
+        last = int(read_meta(self._connection).get("last_seq", "0"))
+        try:
+            return max(last, self.last_seq)
+        except JournalError:
+            return last
+
+    def decode(self, row: tuple[Any, ...]) -> StoredEvent | None:
+        """Make an event of a row; ``None`` for a damaged one, which is reported."""
+        kind = row[5]
+        if isinstance(kind, int) and kind > self._kinds_up_to:
+            self._load_kinds()
+        try:
+            return stored_event(row, self._kinds, self._identities)
+        except Damaged:
+            self._on_damage(_damage_of(row, self._identities))
+            return None
+
+    def rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """Run a query of this package. Raises JournalError."""
+        try:
+            yield from self._connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
+
+    def kinds(self) -> dict[int, Kind]:
+        """All kinds that are in use now. Raises JournalError."""
+        try:
+            self._load_kinds()
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
+        return self._kinds
+
+    def cursor(self, sink: str) -> Seq:
+        """The place up to which a sink has delivered; 0 for a new one. Raises JournalError."""
+        return self.cursors().get(sink, Seq(0))
+
+    def cursors(self) -> dict[str, Seq]:
+        """All sinks' cursors. Raises JournalError."""
+        try:
+            return read_cursors(self._connection)
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
+
+    def lag(self, sink: str, *, now_ns: int | None = None) -> Lag:
+        """How far a sink is behind its journal. Raises JournalError."""
+        cursor = max(self.cursor(sink), self.first_seq - 1)
+        behind = self.last_seq - cursor
+        if behind <= 0:
+            return Lag(0, 0.0)
+        oldest = next(
+            self.rows(
+                "SELECT received_ns FROM events WHERE seq > ? ORDER BY seq LIMIT 1", (cursor,)
+            ),
+            None,
+        )
+        now = time.time_ns() if now_ns is None else now_ns
+        return Lag(behind, max(0.0, (now - oldest[0]) / 1e9) if oldest else 0.0)
+
+    def _extreme(self, which: str) -> int | None:
+        (row,) = self.rows(f"SELECT {which}(seq) FROM events")  # noqa: S608 -- "min" or "max"
+        return row[0]  # type: ignore[no-any-return]
+
+    def _load_kinds(self) -> None:
+        self._kinds, highest = load_kinds(self._connection)
+        self._kinds_up_to = max(highest, NO_KIND)
+
+
+def _damage_of(row: tuple[Any, ...], identities: Identities) -> JournalDamage:
+    seq = Seq(row[0])
+    try:
+        event_id = EventId(identities[row[3]].stream, LineNumber(int(row[2])))
+    except (TypeError, ValueError):
+        event_id = None
+    return JournalDamage(seq, seq, event_id, _CHECKSUM)
+
+
+def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges without holes."""
+    first = last = None
+    for number in numbers:
+        if first is None or last is None or number != last + 1:
+            if first is not None and last is not None:
+                yield first, last
+            first = number
+        last = number
+    if first is not None and last is not None:
+        yield first, last
