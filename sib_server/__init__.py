@@ -1,0 +1,1 @@
+"""The SIB server: takes events home, keeps them, and passes them on."""

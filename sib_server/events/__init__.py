@@ -1,0 +1,1 @@
+"""The way of an event through the server: ingest, journal, sinks, search."""
