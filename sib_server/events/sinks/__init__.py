@@ -1,0 +1,1 @@
+"""Where the journal delivers: Loki and Falcosidekick, and the loop that feeds them."""

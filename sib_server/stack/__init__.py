@@ -1,0 +1,1 @@
+"""The programs beside the server: their configuration, health and backup."""
