@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from sib_server.events.settings import JournalSettings
+from sib_server.events.sinks.settings import FalcosidekickSinkSettings, LokiSinkSettings
 from sib_server.fleet.health import HealthLimits
 from sib_server.fleet.limits import Rate
 from sib_server.fleet.policy import FleetPolicy
+from sib_server.listener.gate import GateLimits
+from sib_server.stack.push.settings import PushSettings
 
 DEFAULT_PATH: Final = Path("/etc/sib/server.yaml")
 
@@ -41,6 +45,24 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " this machine's name and the port above."
         ),
     ] = ()
+
+    connections: Annotated[
+        int, Meta(ge=10, description="Open connections, in all; a host needs one or two.")
+    ] = 20_000
+    strangers: Annotated[
+        int, Meta(ge=1, description="Of those, ones without a client certificate.")
+    ] = 512
+    strangers_each: Annotated[
+        int, Meta(ge=1, description="Of those, ones from one address.")
+    ] = 64
+
+    def gate(self) -> GateLimits:
+        """As the listener takes it."""
+        return GateLimits(
+            connections=self.connections,
+            strangers=self.strangers,
+            strangers_each=self.strangers_each,
+        )
 
     def urls(self, machine: str) -> tuple[str, ...]:
         """The addresses that tokens carry, on a machine of this name."""
@@ -107,6 +129,36 @@ class FleetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Prometheus reads the server's own metrics, without TLS."""
+
+    address: Annotated[
+        str,
+        Meta(
+            pattern=r"^(127\.[0-9.]+|::1)$",
+            description="A loopback address: the metrics are not secret, but nobody's business.",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        Port | None, Meta(description="TCP port of /metrics and /healthz; null for none.")
+    ] = 9465
+
+
+class SinksSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the journal delivers."""
+
+    loki: LokiSinkSettings = LokiSinkSettings()
+    falcosidekick: FalcosidekickSinkSettings = FalcosidekickSinkSettings()
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the server says of itself on stderr, which systemd keeps."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
+    ] = "info"
+
+
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that /etc/sib/server.yaml may say."""
 
@@ -114,3 +166,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: StateSettings = StateSettings()
     pki: PkiSettings = PkiSettings()
     fleet: FleetSettings = FleetSettings()
+    journal: JournalSettings = JournalSettings()
+    sinks: SinksSettings = SinksSettings()
+    push: PushSettings = PushSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()

@@ -1,0 +1,135 @@
+"""The routes by which hosts enroll, renew and report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from sib_protocol.limits import MAX_MESSAGE_BYTES
+from sib_protocol.messages import (
+    EnrollRequest,
+    HealthAnswer,
+    HealthReport,
+    RenewExpired,
+    RenewRequest,
+    decode_message,
+)
+from sib_server.errors import RefusedError
+from sib_server.listener.answers import message_response
+from sib_server.listener.bodies import read_body
+from sib_server.listener.protocol import peer_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    import msgspec
+    from starlette.requests import Request
+
+    from sib_server.fleet.enrollment import Fleet
+    from sib_server.fleet.policy import AuthenticatedHost
+
+Message = TypeVar("Message", bound="msgspec.Struct")
+Result = TypeVar("Result")
+
+
+class NoCertificateError(RefusedError):
+    """A request that needs a client certificate came without one."""
+
+    code = "certificate_required"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this needs the certificate of an enrolled host", "enroll the host: sib-agent enroll"
+        )
+
+
+class FleetRoutes:
+    """The handlers and what they share.
+
+    Args:
+        fleet: the service.
+        ca: the CA's certificate, PEM.
+        threads: where the service's blocking calls run.
+        health_interval: what hosts are told, seconds.
+    """
+
+    def __init__(
+        self, fleet: Fleet, ca: str, threads: Executor, *, health_interval: float = 30.0
+    ) -> None:
+        self._fleet = fleet
+        self._ca = ca
+        self._threads = threads
+        self._health_interval = health_interval
+
+    def routes(self) -> list[Route]:
+        """The routes for Starlette."""
+        return [
+            Route("/v1/ca", self.ca, methods=["GET"]),
+            Route("/v1/enroll", self.enroll, methods=["POST"]),
+            Route("/v1/renew", self.renew, methods=["POST"]),
+            Route("/v1/renew-expired", self.renew_expired, methods=["POST"]),
+            Route("/v1/health", self.health, methods=["POST"]),
+        ]
+
+    async def host_of(self, request: Request) -> AuthenticatedHost:
+        """Who sends a request: by its certificate, looked up anew each time.
+
+        Raises:
+            RefusedError: no certificate, or not one of an enrolled host, or revoked.
+        """
+        certificate = peer_certificate(request.scope)
+        if certificate is None:
+            raise NoCertificateError
+        return await self._call(lambda: self._fleet.authenticate(certificate))
+
+    async def ca(self, _request: Request) -> Response:
+        """``GET /v1/ca``: anybody may have it; a token's pin says whether it is the right one."""
+        return PlainTextResponse(self._ca, media_type="application/x-pem-file")
+
+    async def enroll(self, request: Request) -> Response:
+        """``POST /v1/enroll``."""
+        message = await _read(request, EnrollRequest)
+        remote = _remote(request)
+        answer = await self._call(lambda: self._fleet.enroll(message, remote=remote))
+        return message_response(answer)
+
+    async def renew(self, request: Request) -> Response:
+        """``POST /v1/renew``."""
+        host = await self.host_of(request)
+        message = await _read(request, RenewRequest)
+        return message_response(await self._call(lambda: self._fleet.renew(host, message)))
+
+    async def renew_expired(self, request: Request) -> Response:
+        """``POST /v1/renew-expired``."""
+        message = await _read(request, RenewExpired)
+        remote = _remote(request)
+        answer = await self._call(lambda: self._fleet.renew_expired(message, remote=remote))
+        return message_response(answer)
+
+    async def health(self, request: Request) -> Response:
+        """``POST /v1/health``."""
+        host = await self.host_of(request)
+        report = await _read(request, HealthReport)
+        now = time.time_ns()
+        remote = _remote(request)
+        await self._call(
+            lambda: self._fleet.record_health(host.host_id, report, now, address=remote)
+        )
+        return message_response(HealthAnswer(self._health_interval, now))
+
+    async def _call(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+async def _read(request: Request, wanted: type[Message]) -> Message:
+    return decode_message(await read_body(request, MAX_MESSAGE_BYTES), wanted)
+
+
+def _remote(request: Request) -> str:
+    return request.client.host if request.client is not None else "unknown"
