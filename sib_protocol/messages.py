@@ -13,6 +13,7 @@ route                                       request                 answer
 ``POST /v1/renew``                          :class:`RenewRequest`   :class:`CertificateAnswer`
 ``POST /v1/renew-expired``                  :class:`RenewExpired`   :class:`CertificateAnswer`
 ``POST /v1/health``                         :class:`HealthReport`   :class:`HealthAnswer`
+``GET /v1/streams/{stream}``                nothing                 :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/events?first``  gzip lines              :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/gaps``          :class:`GapReport`      :class:`StreamAnswer`
 ==========================================  ======================  =========================

@@ -226,7 +226,9 @@ class ServerDaemon:
             # Another process (ca renew-server) may have renewed it: what lies on disk counts.
             self._tls.load_cert_chain(certificate.certificate_path, certificate.key_path)
             if certificate.fresh:
-                _log.info("server certificate renewed", extra={"fields": {"serial": certificate.serial}})
+                _log.info(
+                    "server certificate renewed", extra={"fields": {"serial": certificate.serial}}
+                )
             if asked:
                 self._supervisor.ready(f"listening on port {self._listener.port}")
 
@@ -261,7 +263,9 @@ class ServerDaemon:
             await asyncio.sleep(seconds)
 
     def _on_damage(self, damage: JournalDamage) -> None:
-        _log.error("the journal is damaged", extra={"fields": {"first": damage.first, "last": damage.last}})
+        _log.error(
+            "the journal is damaged", extra={"fields": {"first": damage.first, "last": damage.last}}
+        )
         line = damage_event(damage, time.time_ns())
         record = ServerRecord(line, self._journal_id, self._journal_name)
         asyncio.run_coroutine_threadsafe(self._record(record), self._loop)

@@ -134,9 +134,7 @@ class ServerCollector(Collector):
             "Transactions that failed; their events are sent again.",
             value=counts.failures,
         )
-        yield CounterMetricFamily(
-            "sib_server_gaps", "Gaps that hosts reported.", value=counts.gaps
-        )
+        yield CounterMetricFamily("sib_server_gaps", "Gaps that hosts reported.", value=counts.gaps)
         yield CounterMetricFamily(
             "sib_server_lines_lost", "Lines inside those gaps.", value=counts.lost
         )

@@ -52,9 +52,7 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strangers: Annotated[
         int, Meta(ge=1, description="Of those, ones without a client certificate.")
     ] = 512
-    strangers_each: Annotated[
-        int, Meta(ge=1, description="Of those, ones from one address.")
-    ] = 64
+    strangers_each: Annotated[int, Meta(ge=1, description="Of those, ones from one address.")] = 64
 
     def gate(self) -> GateLimits:
         """As the listener takes it."""

@@ -269,9 +269,7 @@ class Journal:
         if take.start < end:
             self._add_lines(batch, take.start, rows, received_ns, owner=batch.host_id)
         skipped = take.start - batch.first
-        return Accepted(
-            LineNumber(take.next), end - take.start, skipped, Seq(self._last_seq)
-        )
+        return Accepted(LineNumber(take.next), end - take.start, skipped, Seq(self._last_seq))
 
     def _add_lines(
         self,

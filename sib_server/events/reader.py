@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from sib_server.events.stored import StoredEvent
 
-_AFTER: Final = (
-    f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
-)
+_AFTER: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
 _AT: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq = ?"  # noqa: S608 -- constants
 _UNREACHABLE: Final = "the pages around it are damaged"
 _CHECKSUM: Final = "its checksum does not match"

@@ -16,6 +16,7 @@ from sib_server.errors import RefusedError
 from sib_server.events.failures import (
     JournalBusyError,
     JournalDamagedError,
+    JournalError,
     JournalUnavailableError,
 )
 from sib_server.events.incoming import Accepted, IncomingBatch, IncomingGap, Refused, Wanted
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from sib_server.events.incoming import Incoming
     from sib_server.events.writer import JournalWriter
+    from sib_protocol.ids import StreamId
     from sib_server.fleet.policy import AuthenticatedHost
 
 # Below this a thread's hand-over costs more than the decompression that it takes off the loop.
@@ -42,6 +44,17 @@ class StreamRefusedError(RefusedError):
 
     code = "stream_refused"
     status = 403
+
+
+class UnknownStreamError(RefusedError):
+    """A stream of which the journal has nothing."""
+
+    code = "unknown_stream"
+    status = 404
+
+    def __init__(self, stream: StreamId) -> None:
+        super().__init__(f"there is no stream {stream} of this host here")
+        self.stream = stream
 
 
 class JournalNotReadyError(RefusedError):
@@ -74,9 +87,23 @@ class EventRoutes:
     def routes(self) -> list[Route]:
         """The routes for Starlette."""
         return [
+            Route("/v1/streams/{stream}", self.stream, methods=["GET"]),
             Route("/v1/streams/{stream}/events", self.events, methods=["POST"]),
             Route("/v1/streams/{stream}/gaps", self.gaps, methods=["POST"]),
         ]
+
+    async def stream(self, request: Request) -> Response:
+        """``GET /v1/streams/{stream}``: where a stream stands; 404 for one that is not known."""
+        host = await self._host_of(request)
+        stream = parse_stream_id(request.path_params["stream"])
+        try:
+            standing = await self._writer.run(lambda journal: journal.standing(stream))
+        except JournalError as error:
+            raise JournalNotReadyError(error.problem, retry_after=5.0) from error
+        # Another host's stream is not known to this one.
+        if standing is None or standing.host_id != host.host_id:
+            raise UnknownStreamError(stream)
+        return message_response(StreamAnswer(standing.next))
 
     async def events(self, request: Request) -> Response:
         """``POST /v1/streams/{stream}/events?first=N``: a batch."""
@@ -128,8 +155,8 @@ class EventRoutes:
                 return message_response(StreamAnswer(next_number))
             case Wanted(next=next_number):
                 return message_response(StreamAnswer(next_number), 409)
-            case Refused(error=error):
-                raise StreamRefusedError(error.problem, error.remedy)
+            case Refused(error=cause):
+                raise StreamRefusedError(cause.problem, cause.remedy)
 
 
 def _number(text: str) -> LineNumber:

@@ -143,7 +143,14 @@ def stored_event(
     seq, ref, number, identity, received_ns, kind_ref, time_ns, crc, line = row
     try:
         whole = crc == event_crc(
-            seq, ref, number, identity, received_ns, kind_ref, time_ns, line  # type: ignore[arg-type]
+            seq,
+            ref,
+            number,
+            identity,
+            received_ns,
+            kind_ref,
+            time_ns,
+            line,  # type: ignore[arg-type]
         )
     except (TypeError, struct.error, ValueError):
         whole = False
@@ -155,7 +162,12 @@ def stored_event(
         summarize(line)  # type: ignore[arg-type]
         if kind is None
         else EventSummary(
-            kind.rule, kind.priority, kind.source, kind.techniques, time_ns, kind.unparsed  # type: ignore[arg-type]
+            kind.rule,
+            kind.priority,
+            kind.source,
+            kind.techniques,
+            time_ns,
+            kind.unparsed,  # type: ignore[arg-type]
         )
     )
     return StoredEvent(

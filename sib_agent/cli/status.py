@@ -1,0 +1,89 @@
+"""``sib-agent status``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sib_agent.settings import AgentSettings
+from sib_agent.standing import Standing, judge_standing, load_snapshot
+from sib_protocol.console import print_json, printable
+from sib_protocol.errors import ExitCode
+from sib_protocol.identity import IdentityStore
+
+if TYPE_CHECKING:
+    from sib_agent.health import Snapshot
+    from sib_protocol.identity import Identity
+
+_COLOURS: Final = {Standing.WELL: "green", Standing.TROUBLED: "yellow", Standing.STOPPED: "red"}
+
+
+def _json(
+    identity: Identity, snapshot: Snapshot | None, standing: Standing, problems: list[str]
+) -> dict[str, object]:
+    found: dict[str, object] = {
+        "state": standing.value,
+        "problems": problems,
+        "host_id": identity.host_id,
+        "host_name": identity.host_name,
+        "servers": list(identity.servers),
+        "certificate": {"serial": identity.serial, "not_after": identity.not_after},
+    }
+    if snapshot is not None:
+        spool = snapshot.report.spool
+        found |= {
+            "version": snapshot.report.version,
+            "pid": snapshot.pid,
+            "uptime_seconds": snapshot.report.uptime_seconds,
+            "link": snapshot.link,
+            "lines_read": snapshot.report.lines_read,
+            "lines_sent": snapshot.lines_sent,
+            "spool": {
+                "stream": spool.stream,
+                "next": spool.next,
+                "acknowledged": spool.acknowledged,
+                "waiting": spool.next - spool.acknowledged,
+                "bytes": spool.bytes,
+                "quota": spool.quota,
+                "oldest_seconds": spool.oldest_seconds,
+                "lost": spool.lost,
+            },
+        }
+    return found
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_obj
+def status(settings: AgentSettings, as_json: bool) -> None:
+    """Say how this host's agent is. Leaves with 0 when all is well, else with 11.
+
+    \b
+    Examples:
+      sudo sib-agent status
+      sudo sib-agent status --json | jq .spool.waiting
+    """
+    identity = IdentityStore(settings.identity.directory).load()
+    snapshot = load_snapshot(settings.status.file)
+    standing, problems = judge_standing(identity, snapshot, time.time())
+    if as_json:
+        print_json(_json(identity, snapshot, standing, problems))
+    else:
+        click.echo(f"{identity.host_name} ({identity.host_id})")
+        click.echo("  state        " + click.style(standing.value, fg=_COLOURS[standing]))
+        click.echo(f"  server       {', '.join(identity.servers)}")
+        days = (identity.not_after - time.time()) / 86400
+        click.echo(f"  certificate  {identity.serial}, {days:.1f} days left")
+        if snapshot is not None:
+            report, spool = snapshot.report, snapshot.report.spool
+            click.echo(f"  lines        {report.lines_read} read, {snapshot.lines_sent} sent")
+            click.echo(
+                f"  spool        {spool.next - spool.acknowledged} waiting,"
+                f" {spool.bytes} of {spool.quota} bytes, {spool.lost} lost"
+            )
+        for problem in problems:
+            click.echo(f"  ! {printable(problem)}")
+    if standing is not Standing.WELL:
+        raise SystemExit(ExitCode.INCOMPLETE)
