@@ -188,6 +188,10 @@ class Journal:
             connection.executemany(
                 "INSERT OR REPLACE INTO kinds VALUES (?,?,?,?,?,?,?)", self._kinds.staged_rows()
             )
+            connection.executemany(
+                "INSERT INTO origins (stream, identity, crc) VALUES (?,?,?)",
+                self._streams.origin_rows(),
+            )
             for sink, seq in (cursors or {}).items():
                 write_cursor(connection, sink, seq)
         return outcomes
@@ -284,6 +288,7 @@ class Journal:
         lines = batch.lines[start - batch.first :] if start > batch.first else batch.lines
         ref = self._streams.stage(batch.stream, owner, start + len(lines)).ref
         identity = self._identity(Identity(batch.stream, batch.host_id, batch.host_name))
+        self._streams.note_origin(ref, identity)
         seq, number, kind_ref = self._last_seq, start, self._kinds.ref
         for line in lines:
             seq += 1

@@ -218,6 +218,11 @@ def stream_crc(ref: int, stream: bytes, host_id: bytes, next_number: int) -> int
     return crc32(b"stream" + _STREAM.pack(ref, next_number) + stream + host_id)
 
 
+def origin_crc(stream_ref: int, identity: bytes) -> int:
+    """The checksum of a row of ``origins``."""
+    return crc32(b"origin" + _STREAM.pack(stream_ref, len(identity)) + identity)
+
+
 def cursor_crc(sink: bytes, seq: int) -> int:
     """The checksum of a row of ``cursors``."""
     return crc32(b"cursor" + _STREAM.pack(seq, len(sink)) + sink)
