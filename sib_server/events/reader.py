@@ -16,8 +16,8 @@ from sib_protocol.ids import EventId, LineNumber
 from sib_server.events import schema
 from sib_server.events.damage import JournalDamage
 from sib_server.events.failures import JournalDamagedError, JournalError
-from sib_server.events.journal import read_cursors, read_meta
 from sib_server.events.kinds import load_kinds
+from sib_server.events.meta import read_cursors, read_meta
 from sib_server.events.query import planned_kinds
 from sib_server.events.rows import NO_KIND, Damaged, Identities, Kind, stored_event
 from sib_server.events.stored import Seq
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from sib_server.events.query import Query
     from sib_server.events.stored import StoredEvent
 
-_AFTER: Final = (
-    f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
-)
+_AFTER: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
 _AT: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq = ?"  # noqa: S608 -- constants
 _PAGE_ROWS: Final = 64
 """No page holds more events: the smallest takes over 70 bytes."""
@@ -207,9 +205,7 @@ class JournalReader:
         wanted = planned_kinds(query, self.kinds())
         if wanted is None:
             return None
-        return wanted + [
-            ref for ref in range(1, self._kinds_up_to + 1) if ref not in self._kinds
-        ]
+        return wanted + [ref for ref in range(1, self._kinds_up_to + 1) if ref not in self._kinds]
 
     def streams_of(self, host: str) -> list[int] | None:
         """References of the streams that hold events of a host, by its id or name.
@@ -223,9 +219,7 @@ class JournalReader:
             raise schema.journal_error(self.path, error) from error
         if not complete:
             return None
-        return sorted(
-            {ref for ref, identity in origins if host in self._identities[identity][1:]}
-        )
+        return sorted({ref for ref, identity in origins if host in self._identities[identity][1:]})
 
     def row_at(self, seq: int) -> tuple[Any, ...] | None:
         """The row at a place, unchecked; ``None`` where there is none or it cannot be reached.

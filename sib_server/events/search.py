@@ -60,9 +60,7 @@ def _run(reader: JournalReader, statement: Statement) -> Iterator[tuple[Any, ...
     return reader.rows(statement.sql, statement.parameters)
 
 
-def _candidates(
-    reader: JournalReader, query: Query, low: int, high: int
-) -> Iterator[StoredEvent]:
+def _candidates(reader: JournalReader, query: Query, low: int, high: int) -> Iterator[StoredEvent]:
     newest_first = query.newest_first
     streams = None if query.host is None else reader.streams_of(query.host)
     kinds = reader.planned_kinds(query) if streams is None else None
@@ -86,7 +84,7 @@ def _at(reader: JournalReader, places: Iterable[int]) -> Iterator[StoredEvent]:
 
 
 def _scan(reader: JournalReader, window: range, *, newest_first: bool) -> Iterator[StoredEvent]:
-    """All events of a window; where the way to them is damaged, those that can be reached singly."""
+    """All events of a window; where the way to them is damaged, each is asked for by its place."""
     low, high = window[0], window[-1]
     while low <= high:
         page: list[StoredEvent] = []

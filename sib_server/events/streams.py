@@ -6,6 +6,7 @@ become the truth only when their transaction has.
 
 from __future__ import annotations
 
+import struct
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from sib_server.events.schema import EVENT_COLUMNS
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+
+    from sib_server.events.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +51,20 @@ class StreamState:
         return self.ref, stream, host_id, self.next, crc
 
 
-def read_stream(row: tuple[object, ...]) -> StreamState:
+def read_stream(row: Row) -> StreamState:
     """A stream from its row. Raises Damaged."""
     try:
         ref, stream, host_id, number, crc = row
-        if crc != stream_crc(ref, stream, host_id, number):  # type: ignore[arg-type]
-            raise Damaged
-        return StreamState(
-            ref,  # type: ignore[arg-type]
-            StreamId(str(uuid.UUID(bytes=stream))),  # type: ignore[arg-type]
-            HostId(str(uuid.UUID(bytes=host_id))),  # type: ignore[arg-type]
-            number,  # type: ignore[arg-type]
-        )
-    except Damaged:
-        raise
-    except Exception as error:  # noqa: BLE001 -- any type may stand in a damaged row
+        if crc == stream_crc(ref, stream, host_id, number):
+            return StreamState(
+                ref,
+                StreamId(str(uuid.UUID(bytes=stream))),
+                HostId(str(uuid.UUID(bytes=host_id))),
+                number,
+            )
+    except (TypeError, ValueError, struct.error) as error:
         raise Damaged from error
+    raise Damaged
 
 
 class StreamBook:
@@ -171,8 +172,10 @@ def read_origins(connection: sqlite3.Connection) -> tuple[list[tuple[int, bytes]
     origins: list[tuple[int, bytes]] = []
     complete = True
     for ref, identity, crc in connection.execute("SELECT stream, identity, crc FROM origins"):
-        if isinstance(identity, bytes) and isinstance(ref, int) and (
-            crc == origin_crc(ref, identity)
+        if (
+            isinstance(identity, bytes)
+            and isinstance(ref, int)
+            and (crc == origin_crc(ref, identity))
         ):
             origins.append((ref, identity))
         else:
