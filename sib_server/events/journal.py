@@ -27,7 +27,6 @@ from sib_protocol.ids import (
 from sib_server.events import schema
 from sib_server.events.failures import (
     JournalDamagedError,
-    JournalError,
     JournalInUseError,
     JournalUnavailableError,
     NumberRangeError,
@@ -46,13 +45,12 @@ from sib_server.events.incoming import (
     decide_take,
 )
 from sib_server.events.kinds import KindBook, load_kinds
+from sib_server.events.meta import highest_seq, read_meta, write_cursor, write_meta
 from sib_server.events.rows import (
     EventRow,
     Identity,
-    cursor_crc,
     encode_identity,
     event_crc,
-    meta_crc,
 )
 from sib_server.events.stored import Seq
 from sib_server.events.streams import StreamBook, load_streams
@@ -188,6 +186,10 @@ class Journal:
             connection.executemany(
                 "INSERT OR REPLACE INTO kinds VALUES (?,?,?,?,?,?,?)", self._kinds.staged_rows()
             )
+            connection.executemany(
+                "INSERT INTO origins (stream, identity, crc) VALUES (?,?,?)",
+                self._streams.origin_rows(),
+            )
             for sink, seq in (cursors or {}).items():
                 write_cursor(connection, sink, seq)
         return outcomes
@@ -245,15 +247,13 @@ class Journal:
         own = self._streams.get(self.own_stream)
         return 0 if own is None else own.next
 
-    def _known_next(self, entry: IncomingBatch | IncomingGap, end: int) -> int | None | Refused:
+    def _known_next(self, entry: IncomingBatch | IncomingGap, end: int) -> int | Refused | None:
         first = entry.first
         if not 0 <= first <= end <= MAX_NUMBER:
             return Refused(NumberRangeError(entry.stream, first, end - 1))
         known = self._streams.get(entry.stream)
-        owner = self.journal_id if entry.stream == self.own_stream else None
-        if known is not None:
-            owner = known.host_id
-        if owner is not None and owner != entry.host_id:
+        foreign = known is not None and known.host_id != entry.host_id
+        if foreign or entry.stream == self.own_stream:
             return Refused(StreamOwnedError(entry.stream, entry.host_id))
         return None if known is None else known.next
 
@@ -282,6 +282,7 @@ class Journal:
         lines = batch.lines[start - batch.first :] if start > batch.first else batch.lines
         ref = self._streams.stage(batch.stream, owner, start + len(lines)).ref
         identity = self._identity(Identity(batch.stream, batch.host_id, batch.host_name))
+        self._streams.note_origin(ref, identity)
         seq, number, kind_ref = self._last_seq, start, self._kinds.ref
         for line in lines:
             seq += 1
@@ -350,57 +351,18 @@ def create_tables(connection: sqlite3.Connection, *, journal_id: str, stream: st
         raise
 
 
-def write_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Set one of the journal's own values. Raises sqlite3.Error."""
-    key, data = name.encode(), value.encode()
-    connection.execute(
-        "INSERT INTO meta (name, value, crc) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (name) DO UPDATE SET value = ?2, crc = ?3",
-        (key, data, meta_crc(key, data)),
-    )
-
-
-def read_meta(connection: sqlite3.Connection) -> dict[str, str]:
-    """The journal's own values, without damaged ones. Raises sqlite3.Error."""
-    return {
-        name.decode(): value.decode()
-        for name, value, crc in connection.execute("SELECT name, value, crc FROM meta")
-        if isinstance(name, bytes) and isinstance(value, bytes) and crc == meta_crc(name, value)
-    }
-
-
-def write_cursor(connection: sqlite3.Connection, sink: str, seq: Seq) -> None:
-    """Note what a sink has delivered. Raises sqlite3.Error."""
-    key = sink.encode()
-    connection.execute(
-        "INSERT INTO cursors (sink, seq, crc) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT (sink) DO UPDATE SET seq = ?2, crc = ?3",
-        (key, seq, cursor_crc(key, seq)),
-    )
-
-
-def read_cursors(connection: sqlite3.Connection) -> dict[str, Seq]:
-    """What each sink has delivered; a damaged cursor reads 0, for a sink may get events twice.
-
-    Raises:
-        sqlite3.Error: the table cannot be read.
-    """
-    cursors: dict[str, Seq] = {}
-    for sink, seq, crc in connection.execute("SELECT sink, seq, crc FROM cursors"):
-        if isinstance(sink, bytes):
-            whole = isinstance(seq, int) and crc == cursor_crc(sink, seq)
-            cursors[sink.decode(errors="replace")] = Seq(seq if whole else 0)
-    return cursors
-
-
-def highest_seq(connection: sqlite3.Connection, meta: Mapping[str, str]) -> int:
-    """The highest place ever given away, even when its event is pruned or damaged."""
-    (stored,) = connection.execute("SELECT max(seq) FROM events").fetchone()
-    return max(stored or 0, int(meta.get("last_seq", "0")), *read_cursors(connection).values(), 0)
-
-
 def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+@contextmanager
+def take_lock(path: Path) -> Iterator[None]:
+    """Hold a journal's lock. Raises JournalInUseError, JournalUnavailableError."""
+    lock = _take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _take_lock(path: Path) -> int:
@@ -418,6 +380,3 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise JournalInUseError(path) from error
     return descriptor
-
-
-__all__ = ["Journal", "JournalError"]

@@ -16,19 +16,24 @@ from sib_protocol.ids import EventId, LineNumber
 from sib_server.events import schema
 from sib_server.events.damage import JournalDamage
 from sib_server.events.failures import JournalDamagedError, JournalError
-from sib_server.events.journal import read_cursors, read_meta
 from sib_server.events.kinds import load_kinds
+from sib_server.events.meta import read_cursors, read_meta
+from sib_server.events.query import planned_kinds
 from sib_server.events.rows import NO_KIND, Damaged, Identities, Kind, stored_event
 from sib_server.events.stored import Seq
+from sib_server.events.streams import read_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from sib_server.events.query import Query
     from sib_server.events.stored import StoredEvent
 
 _AFTER: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
 _AT: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq = ?"  # noqa: S608 -- constants
+_PAGE_ROWS: Final = 64
+"""No page holds more events: the smallest takes over 70 bytes."""
 _UNREACHABLE: Final = "the pages around it are damaged"
 _CHECKSUM: Final = "its checksum does not match"
 
@@ -115,54 +120,54 @@ class JournalReader:
         Raises:
             JournalError: the journal cannot be read at all.
         """
-        events: list[StoredEvent] = []
-        position: int = after
-        size = 0
-        while not events:
-            got_any = False
-            try:
-                for row in self._connection.execute(_AFTER, (position, max_events)):
-                    got_any = True
-                    position = row[0]
-                    event = self.decode(row)
-                    if event is not None:
-                        events.append(event)
-                        size += len(event.line)
-                        if size >= max_bytes:
-                            break
-            except sqlite3.DatabaseError as error:
-                if not schema.is_damage(error):
-                    raise schema.journal_error(self.path, error) from error
-                return events or self._read_one_by_one(position, max_events, max_bytes)
-            except sqlite3.Error as error:
+        try:
+            events = self._read_from(after, after, max_events, max_bytes)
+            if after and events and events[0].seq != after + 1:
+                # A damaged place in the same page can lead the search for `after` past whole
+                # events; a search that begins a page earlier cannot be led astray by it.
+                events = self._read_from(after, max(0, after - _PAGE_ROWS), max_events, max_bytes)
+        except sqlite3.DatabaseError as error:
+            if not schema.is_damage(error):
                 raise schema.journal_error(self.path, error) from error
-            if not got_any:
-                break
+            return self._read_one_by_one(after, max_events, max_bytes)
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
         return events
+
+    def _read_from(
+        self, after: int, start: int, max_events: int, max_bytes: int
+    ) -> list[StoredEvent]:
+        limit = max_events + after - start
+        while True:
+            events: list[StoredEvent] = []
+            rows = size = 0
+            for row in self._connection.execute(_AFTER, (start, limit)):
+                rows += 1
+                event = self.decode(row)
+                if event is not None and event.seq > after:
+                    events.append(event)
+                    size += len(event.line)
+                    if len(events) >= max_events or size >= max_bytes:
+                        break
+            if events or rows < limit:
+                return events
+            limit *= 8
 
     def _read_one_by_one(self, after: int, max_events: int, max_bytes: int) -> list[StoredEvent]:
         events: list[StoredEvent] = []
         size = 0
-        unreachable: list[int] = []
         for seq in range(after + 1, self._last_known() + 1):
-            try:
-                row = self._connection.execute(_AT, (seq,)).fetchone()
-            except sqlite3.Error as error:
-                if not (isinstance(error, sqlite3.DatabaseError) and schema.is_damage(error)):
-                    raise schema.journal_error(self.path, error) from error
-                unreachable.append(seq)
-                continue
+            row = self.row_at(seq)
             event = None if row is None else self.decode(row)
             if event is not None:
                 events.append(event)
                 size += len(event.line)
                 if len(events) >= max_events or size >= max_bytes:
                     break
-        for first, last in _ranges(unreachable):
-            self._on_damage(JournalDamage(Seq(first), Seq(last), None, _UNREACHABLE))
         return events
 
     def _last_known(self) -> int:
+        """The newest event's place, even where the way to it is damaged."""
         last = int(read_meta(self._connection).get("last_seq", "0"))
         try:
             return max(last, self.last_seq)
@@ -194,6 +199,42 @@ class JournalReader:
         except sqlite3.Error as error:
             raise schema.journal_error(self.path, error) from error
         return self._kinds
+
+    def planned_kinds(self, query: Query) -> list[int] | None:
+        """As :func:`query.planned_kinds`, with the kinds whose rows are damaged."""
+        wanted = planned_kinds(query, self.kinds())
+        if wanted is None:
+            return None
+        return wanted + [ref for ref in range(1, self._kinds_up_to + 1) if ref not in self._kinds]
+
+    def streams_of(self, host: str) -> list[int] | None:
+        """References of the streams that hold events of a host, by its id or name.
+
+        Returns:
+            ``None`` where damage leaves it open which. Raises JournalError.
+        """
+        try:
+            origins, complete = read_origins(self._connection)
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
+        if not complete:
+            return None
+        return sorted({ref for ref, identity in origins if host in self._identities[identity][1:]})
+
+    def row_at(self, seq: int) -> tuple[Any, ...] | None:
+        """The row at a place, unchecked; ``None`` where there is none or it cannot be reached.
+
+        Raises:
+            JournalError: it cannot be read for another reason than damage, which is reported.
+        """
+        try:
+            row = self._connection.execute(_AT, (seq,)).fetchone()
+        except sqlite3.Error as error:
+            if not (isinstance(error, sqlite3.DatabaseError) and schema.is_damage(error)):
+                raise schema.journal_error(self.path, error) from error
+            self._on_damage(JournalDamage(Seq(seq), Seq(seq), None, _UNREACHABLE))
+            return None
+        return row  # type: ignore[no-any-return]
 
     def cursor(self, sink: str) -> Seq:
         """The place up to which a sink has delivered; 0 for a new one. Raises JournalError."""
@@ -237,16 +278,3 @@ def _damage_of(row: tuple[Any, ...], identities: Identities) -> JournalDamage:
     except (TypeError, ValueError):
         event_id = None
     return JournalDamage(seq, seq, event_id, _CHECKSUM)
-
-
-def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as ranges without holes."""
-    first = last = None
-    for number in numbers:
-        if first is None or last is None or number != last + 1:
-            if first is not None and last is not None:
-                yield first, last
-            first = number
-        last = number
-    if first is not None and last is not None:
-        yield first, last

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 from sib_protocol.events import EventSummary, Priority, summarize
@@ -29,6 +29,9 @@ MAX_KIND_BYTES: Final = 1024
 _NO_TIME: Final = -(2**63)
 _HEAD: Final = struct.Struct("<qqqqqq")
 _STREAM: Final = struct.Struct("<qq")
+
+Row: TypeAlias = tuple[Any, ...]
+"""As SQLite gave it: after damage any type may stand anywhere."""
 
 EventRow: TypeAlias = tuple[int, int, int, bytes, int, int, int | None, int, bytes]
 """seq, stream reference, number, identity, received_ns, kind, time_ns, crc, line."""
@@ -100,7 +103,7 @@ def event_crc(
     return crc32(line, crc32(head + identity))
 
 
-def check_event(row: tuple[object, ...]) -> EventRow:
+def check_event(row: Row) -> EventRow:
     """Say that a row is whole.
 
     Raises:
@@ -108,8 +111,8 @@ def check_event(row: tuple[object, ...]) -> EventRow:
     """
     try:
         seq, ref, number, identity, received_ns, kind, time_ns, crc, line = row
-        if crc == event_crc(seq, ref, number, identity, received_ns, kind, time_ns, line):  # type: ignore[arg-type]
-            return row  # type: ignore[return-value]
+        if crc == event_crc(seq, ref, number, identity, received_ns, kind, time_ns, line):
+            return seq, ref, number, identity, received_ns, kind, time_ns, crc, line
     except (TypeError, struct.error, ValueError):
         pass
     raise Damaged
@@ -127,9 +130,7 @@ class Identities(dict[bytes, Identity]):
         return identity
 
 
-def stored_event(
-    row: tuple[object, ...], kinds: Mapping[int, Kind], identities: Identities
-) -> StoredEvent:
+def stored_event(row: Row, kinds: Mapping[int, Kind], identities: Identities) -> StoredEvent:
     """Make an event of its row.
 
     Args:
@@ -150,16 +151,16 @@ def stored_event(
             received_ns,
             kind_ref,
             time_ns,
-            line,  # type: ignore[arg-type]
+            line,
         )
     except (TypeError, struct.error, ValueError):
         whole = False
     if not whole:
         raise Damaged
-    stream, host_id, host_name = identities[identity]  # type: ignore[index]
-    kind = kinds.get(kind_ref)  # type: ignore[call-overload]
+    stream, host_id, host_name = identities[identity]
+    kind = kinds.get(kind_ref)
     summary = (
-        summarize(line)  # type: ignore[arg-type]
+        summarize(line)
         if kind is None
         else EventSummary(
             kind.rule,
@@ -167,17 +168,17 @@ def stored_event(
             kind.source,
             kind.techniques,
             time_ns,
-            kind.unparsed,  # type: ignore[arg-type]
+            kind.unparsed,
         )
     )
     return StoredEvent(
-        Seq(seq),  # type: ignore[arg-type]
-        EventId(stream, LineNumber(number)),  # type: ignore[arg-type]
+        Seq(seq),
+        EventId(stream, LineNumber(number)),
         host_id,
         host_name,
-        received_ns,  # type: ignore[arg-type]
+        received_ns,
         summary,
-        line,  # type: ignore[arg-type]
+        line,
     )
 
 
@@ -204,30 +205,35 @@ def kind_row(ref: int, kind: Kind) -> KindRow:
     return ref, rule, severity, source, techniques, int(kind.unparsed), crc
 
 
-def read_kind(row: tuple[object, ...]) -> tuple[int, Kind]:
+def read_kind(row: Row) -> tuple[int, Kind]:
     """A kind from its row. Raises Damaged."""
     try:
         ref, rule, severity, source, techniques, unparsed, crc = row
         if crc != _kind_crc(ref, rule, severity, source, techniques, unparsed):
-            raise Damaged
-        return ref, Kind(  # type: ignore[return-value]
-            rule.decode(),  # type: ignore[attr-defined]
-            None if severity == -1 else PRIORITIES[severity],  # type: ignore[index]
-            source.decode(),  # type: ignore[attr-defined]
-            tuple(techniques.decode().split()),  # type: ignore[attr-defined]
+            raise ValueError(crc)  # noqa: TRY301 -- one way out for all damage
+        return ref, Kind(
+            rule.decode(),
+            None if severity == -1 else PRIORITIES[severity],
+            source.decode(),
+            tuple(techniques.decode().split()),
             bool(unparsed),
         )
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise Damaged from error
 
 
-def _kind_crc(*values: object) -> int:
+def _kind_crc(*values: int | bytes) -> int:
     return crc32(repr(values).encode(), crc32(b"kind"))
 
 
 def stream_crc(ref: int, stream: bytes, host_id: bytes, next_number: int) -> int:
     """The checksum of a row of ``streams``."""
     return crc32(b"stream" + _STREAM.pack(ref, next_number) + stream + host_id)
+
+
+def origin_crc(stream_ref: int, identity: bytes) -> int:
+    """The checksum of a row of ``origins``."""
+    return crc32(b"origin" + _STREAM.pack(stream_ref, len(identity)) + identity)
 
 
 def cursor_crc(sink: bytes, seq: int) -> int:

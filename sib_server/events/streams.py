@@ -6,17 +6,26 @@ become the truth only when their transaction has.
 
 from __future__ import annotations
 
+import struct
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sib_protocol.ids import HostId, StreamId
-from sib_server.events.rows import Damaged, check_event, decode_identity, stream_crc
+from sib_server.events.rows import (
+    Damaged,
+    check_event,
+    decode_identity,
+    origin_crc,
+    stream_crc,
+)
 from sib_server.events.schema import EVENT_COLUMNS
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+
+    from sib_server.events.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +51,31 @@ class StreamState:
         return self.ref, stream, host_id, self.next, crc
 
 
-def read_stream(row: tuple[object, ...]) -> StreamState:
+def read_stream(row: Row) -> StreamState:
     """A stream from its row. Raises Damaged."""
     try:
         ref, stream, host_id, number, crc = row
-        if crc != stream_crc(ref, stream, host_id, number):  # type: ignore[arg-type]
-            raise Damaged
-        return StreamState(
-            ref,  # type: ignore[arg-type]
-            StreamId(str(uuid.UUID(bytes=stream))),  # type: ignore[arg-type]
-            HostId(str(uuid.UUID(bytes=host_id))),  # type: ignore[arg-type]
-            number,  # type: ignore[arg-type]
-        )
-    except Damaged:
-        raise
-    except Exception as error:  # noqa: BLE001 -- any type may stand in a damaged row
+        if crc == stream_crc(ref, stream, host_id, number):
+            return StreamState(
+                ref,
+                StreamId(str(uuid.UUID(bytes=stream))),
+                HostId(str(uuid.UUID(bytes=host_id))),
+                number,
+            )
+    except (TypeError, ValueError, struct.error) as error:
         raise Damaged from error
+    raise Damaged
 
 
 class StreamBook:
     """The streams that the journal knows, and the changes of the transaction under way."""
 
-    def __init__(self, streams: dict[StreamId, StreamState], next_ref: int) -> None:
+    def __init__(
+        self, streams: dict[StreamId, StreamState], next_ref: int, origins: set[bytes]
+    ) -> None:
         self._streams = streams
+        self._origins = origins
+        self._staged_origins: dict[bytes, int] = {}
         self._staged: dict[StreamId, StreamState] = {}
         self._next_ref = next_ref
 
@@ -83,6 +94,18 @@ class StreamBook:
         self._staged[stream] = known
         return known
 
+    def note_origin(self, ref: int, identity: bytes) -> None:
+        """Remember that a stream holds events of this identity, for searches by host."""
+        if identity not in self._origins:
+            self._staged_origins[identity] = ref
+
+    def origin_rows(self) -> list[tuple[int, bytes, int]]:
+        """The rows of ``origins`` to write in this transaction."""
+        return [
+            (ref, identity, origin_crc(ref, identity))
+            for identity, ref in self._staged_origins.items()
+        ]
+
     def staged_rows(self) -> list[tuple[int, bytes, bytes, int, int]]:
         """The rows to write in this transaction."""
         return [state.row() for state in self._staged.values()]
@@ -90,11 +113,13 @@ class StreamBook:
     def commit(self) -> None:
         """The transaction is durable."""
         self._streams.update(self._staged)
-        self._staged = {}
+        self._origins.update(self._staged_origins)
+        self.rollback()
 
     def rollback(self) -> None:
         """The transaction has not been."""
         self._staged = {}
+        self._staged_origins = {}
 
     def __iter__(self) -> Iterator[StreamState]:
         return iter(self._streams.values())
@@ -131,7 +156,31 @@ def load_streams(connection: sqlite3.Connection) -> tuple[StreamBook, list[int]]
             streams[found.stream] = found
         rebuilt.append(ref)
     highest = max([0, *whole, *suspects])
-    return StreamBook(streams, highest + 1), rebuilt
+    origins = {identity for _ref, identity in read_origins(connection)[0]}
+    return StreamBook(streams, highest + 1, origins), rebuilt
+
+
+def read_origins(connection: sqlite3.Connection) -> tuple[list[tuple[int, bytes]], bool]:
+    """Which identities the streams hold: (stream reference, identity).
+
+    Returns:
+        The whole rows, and whether those were all.
+
+    Raises:
+        sqlite3.Error: the table cannot be read.
+    """
+    origins: list[tuple[int, bytes]] = []
+    complete = True
+    for ref, identity, crc in connection.execute("SELECT stream, identity, crc FROM origins"):
+        if (
+            isinstance(identity, bytes)
+            and isinstance(ref, int)
+            and (crc == origin_crc(ref, identity))
+        ):
+            origins.append((ref, identity))
+        else:
+            complete = False
+    return origins, complete
 
 
 def _referenced(connection: sqlite3.Connection) -> set[int]:

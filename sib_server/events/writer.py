@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sib_server.events.failures import (
     JournalBusyError,
-    JournalDamagedError,
     JournalError,
     JournalUnavailableError,
 )
@@ -231,7 +230,7 @@ class JournalWriter:
             outcomes: list[Any] = list(
                 self._journal.append([waiting.entry for waiting in batch], cursors)
             )
-        except Exception as error:  # every waiting request must be answered, whatever failed
+        except Exception as error:  # noqa: BLE001 -- whatever failed, all who wait are answered
             outcomes = [error] * len(batch)
             self._note_failure(error, cursors)
         else:
@@ -291,6 +290,3 @@ def _resolve(results: list[_Answer]) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
-
-
-__all__ = ["JournalDamagedError", "JournalWriter", "WriterCounts", "WriterLimits"]
