@@ -7,11 +7,11 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -29,14 +29,20 @@ def find_binaries() -> Path | None:
 class Cluster:
     socket: Path
 
-    def new_database(self) -> str:
-        """Make an empty database; returns its URL in SIB's settings."""
-        name = f"t{uuid.uuid4().hex}"
+    def url(self, database: str = "sib") -> str:
+        return f"postgresql://sib@/{database}?host={self.socket}"
+
+    def execute(self, *statements: LiteralString, database: str = "sib") -> None:
         with psycopg.connect(
-            host=str(self.socket), user="sib", dbname="postgres", autocommit=True
+            host=str(self.socket), user="sib", dbname=database, autocommit=True
         ) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        return f"postgresql://sib@/{name}?host={self.socket}"
+            for statement in statements:
+                connection.execute(statement)
+
+    def empty_database(self) -> str:
+        """Empty the one database (much faster than another one); returns its URL in settings."""
+        self.execute("DROP SCHEMA IF EXISTS public CASCADE", "CREATE SCHEMA public")
+        return self.url()
 
 
 def _user() -> str | None:
@@ -76,7 +82,9 @@ def private_cluster(binaries: Path) -> Iterator[Cluster]:
         options = f"-k {home} -c listen_addresses='' -c fsync=off -c max_connections=100"
         run(control, "-D", data, "-w", "-t", "50", "-l", str(home / "log"), "-o", options, "start")
         try:
-            yield Cluster(home)
+            cluster = Cluster(home)
+            cluster.execute("CREATE DATABASE sib", database="postgres")
+            yield cluster
         finally:
             run(control, "-D", data, "-m", "immediate", "-w", "stop")
     finally:

@@ -244,17 +244,14 @@ def test_urls_that_are_not_spoken(url: str) -> None:
 
 
 def test_connections_that_the_server_cut_are_replaced(postgres: Cluster) -> None:
-    database = StateDatabase(postgres.new_database())
+    database = StateDatabase(postgres.empty_database())
     database.migrate()
-    killer = StateDatabase(postgres.new_database())
-    with killer.begin() as connection:
-        connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE pid <> pg_backend_pid() AND application_name = 'sib-server'"
-        )
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'sib-server'"
+    )
     with database.read() as connection:
         assert connection.execute(sa.select(tokens)).all() == []
-    killer.close()
     database.close()
 
 
