@@ -7,9 +7,11 @@ transaction, a read transaction, and the migration to the newest schema.
 
 from __future__ import annotations
 
-import os
+import secrets
+import sqlite3
 import threading
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.files import write_synced
 from sib_server.errors import RefusedError
 from sib_server.state.schema import HEAD
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _BUSY_SECONDS: Final = 15
 _MIGRATION_LOCK: Final = 0x5349_4201  # "SIB", 1: any number that no one else's lock has
+# Alembic's environment is the process's: two databases must not migrate in it at once.
+_ALEMBIC: Final = threading.Lock()
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -103,27 +108,44 @@ def _parse_url(text: str) -> sa.URL:
 
 
 def _prepare_file(path: Path) -> None:
+    """Make an empty database file that only its owner may read; SQLite would let all."""
+    if path.exists():
+        # Never opened by ourselves: closing it would drop the locks that SQLite holds on it.
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        # SQLite would make it readable by all; its log and index take over the file's mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        write_synced(temporary, b"", 0o600)
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+        temporary.unlink()
     except OSError as error:
         raise FileAccessError(
             path, error.strerror or str(error), "see state.url in the settings, and who may write"
         ) from error
 
 
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Go over to the write-ahead log; SQLite does not wait here when several do so at once."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:  # noqa: PERF203  (the loop is the waiting)
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _set_up_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: Any) -> None:
+    def connected(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver's own transaction control cannot say BEGIN IMMEDIATE.
         connection.isolation_level = None
-        for pragma in (
-            f"busy_timeout = {_BUSY_SECONDS * 1000}",
-            "journal_mode = WAL",
-            "foreign_keys = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        _enter_wal(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
@@ -151,10 +173,7 @@ class StateDatabase:
         parsed = _parse_url(url)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.drivername == "sqlite"
-        # Threads of one process queue here, because SQLite's own waiting polls.
-        self._writer: AbstractContextManager[object] = (
-            threading.Lock() if self._sqlite else nullcontext()
-        )
+        self._writer = threading.Lock()
         if self._sqlite:
             _prepare_file(Path(parsed.database or ""))
             self.engine = sa.create_engine(
@@ -190,6 +209,19 @@ class StateDatabase:
             raise
 
     @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        """Queue this process's threads for SQLite, whose own waiting polls."""
+        if not self._sqlite:
+            yield
+            return
+        if not self._writer.acquire(timeout=_BUSY_SECONDS):
+            raise StateUnavailableError(self.shown_url, "another thread is writing for too long")
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """A write transaction: commits at the end, rolls back on an exception.
 
@@ -201,7 +233,7 @@ class StateDatabase:
             StateUnavailableError: no connection, no lock in time, or no room.
             StateDamagedError: the SQLite file is not one.
         """
-        with self._explained(), self._writer, self.engine.connect() as connection:
+        with self._explained(), self._one_writer(), self.engine.connect() as connection:
             connection = connection.execution_options(sib_write=True, sib_durable=durable)  # noqa: PLW2901  (the same object)
             with connection.begin():
                 if not durable and not self._sqlite:
@@ -253,7 +285,8 @@ class StateDatabase:
         if current is not None and current not in known:
             raise StateTooNewError(self.shown_url, current)
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with _ALEMBIC:
+            command.upgrade(config, "head")
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON, nullable=False),
         sa.Column("revoked_ns", sa.BigInteger),
         sa.PrimaryKeyConstraint("id", name="pk_tokens"),
-        sa.CheckConstraint("uses_left >= 0", name="ck_tokens_uses_left"),
+        sa.CheckConstraint("uses_left >= 0", name=op.f("ck_tokens_uses_left")),
     )
     op.create_table(
         "health",
