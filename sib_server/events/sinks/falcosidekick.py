@@ -132,7 +132,8 @@ class FalcosidekickSink:
         return DeliveryReport(accepted=len(outcomes) - refused.total(), refused=dict(refused))
 
     def _unavailable(self, failed: frozenset[str]) -> SinkUnavailableError:
-        return SinkUnavailableError(self.name, f"errors reported by {', '.join(sorted(failed))}")
+        named = ", ".join(sorted(failed)) or "an output"
+        return SinkUnavailableError(self.name, f"errors reported by {named}")
 
     async def _deliver_carefully(self, waiting: list[Outgoing]) -> None:
         """One event at a time, each pass beginning with another, until nothing is left."""
@@ -149,12 +150,12 @@ class FalcosidekickSink:
                 if not failed <= working:
                     # Nothing shows that it is the event and not the output: wait.
                     break
-        left: set[str] = set()
+        blamed: set[str] = set()
         for item, failed in suspects:
             if not self._is_given_up(item, failed, working):
-                left |= failed
-        if left:
-            raise self._unavailable(frozenset(left))
+                blamed |= failed
+        if any(item.event.seq not in self._outcomes for item in waiting):
+            raise self._unavailable(frozenset(blamed))
 
     def _is_given_up(self, item: Outgoing, failed: frozenset[str], working: set[str]) -> bool:
         now = self._clock()

@@ -1,10 +1,10 @@
 """What Falcosidekick's counters say about a batch. Pure.
 
-Falcosidekick answers 200 before its outputs deliver and never tries again. Each output adds one to
-``falcosecurity_falcosidekick_outputs_total{destination,status}`` for each event it was given, when it is
-done with it: ``ok`` or ``error`` (``mqtt`` puts its error's text in place of ``error``, so whatever is
-not ``ok`` is a failure). It is given the events at or above its minimum priority, and the rule "Test
-rule" always. Two outputs do not count there at all: ``otlp.traces`` and ``otlp.logs``.
+Falcosidekick answers 200 before its outputs deliver and never tries again. Each output adds one
+to ``falcosecurity_falcosidekick_outputs_total{destination,status}`` for each event it was given,
+when it is done with it: ``ok`` or ``error`` (``mqtt`` puts its error's text in place of ``error``,
+so whatever is not ``ok`` is a failure). It is given the events at or above its minimum priority,
+and the rule "Test rule" always. Two outputs never count there: ``otlp.traces`` and ``otlp.logs``.
 Source: falcosecurity/falcosidekick, handlers.go, outputs/*.go.
 """
 

@@ -138,7 +138,8 @@ class LokiSink:
     async def _send(self, request: PushRequest) -> None:
         answer = await self._push(request)
         if answer.verdict is Verdict.STORED:
-            self._settle(request)
+            self._note_trust(request)
+            self._settle(request.entries)
         elif len(request.streams) > 1:
             # Only a request of one stream says what is wrong with which.
             for entries in request.streams:
@@ -158,13 +159,22 @@ class LokiSink:
     async def _send_fixed(self, entries: list[Entry], answer: Answer) -> None:
         self._knowledge.learn(answer, entries[0].stream, self._now_ns())
         fixed = [self._entry(entry.event) for entry in entries]
-        if any(new.fix != old.fix for new, old in zip(fixed, entries, strict=True)):
-            fixed.sort(key=lambda entry: entry.time_ns)
-            await self._send(PushRequest((tuple(fixed),)))
-        elif len(entries) > 1:
+        changed = [new for new, old in zip(fixed, entries, strict=True) if new.fix != old.fix]
+        if not changed and len(entries) > 1:
             await self._send_halves(entries)
-        else:
+        elif not changed:
             await self._send_harder(entries[0], answer)
+        elif answer.refused == len(changed):
+            # Exactly these were refused, so the others are stored. They must not go again: what
+            # came in with them may have moved the time before which Loki refuses.
+            new = {entry.event.seq for entry in changed}
+            self._settle([entry for entry in entries if entry.event.seq not in new])
+            await self._send_sorted(changed)
+        else:
+            await self._send_sorted(fixed)
+
+    async def _send_sorted(self, entries: list[Entry]) -> None:
+        await self._send(PushRequest((tuple(sorted(entries, key=lambda item: item.time_ns)),)))
 
     async def _send_halves(self, entries: list[Entry]) -> None:
         middle = len(entries) // 2
@@ -181,12 +191,14 @@ class LokiSink:
         _log.warning("loki refuses event %s for good: %s", event.event_id, answer.reason)
         self._outcomes[event.seq] = _Outcome(refused=answer.refusal)
 
-    def _settle(self, request: PushRequest) -> None:
+    def _note_trust(self, request: PushRequest) -> None:
         at = self._clock()
         for entries in request.streams:
             self._knowledge.stored(entries[0].stream, entries[-1].time_ns, at)
-            for entry in entries:
-                self._outcomes[entry.event.seq] = _Outcome(entry.adjusted, entry.truncated)
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._outcomes[entry.event.seq] = _Outcome(entry.adjusted, entry.truncated)
 
     async def _push(self, request: PushRequest) -> Answer:
         """One push; returns for every answer that says something about the request.
@@ -204,7 +216,7 @@ class LokiSink:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             raise SinkUnavailableError(self.name, reason) from error
-        answer = read_answer(response.status, text)
+        answer = read_answer(response.status, text, len(request.entries))
         if answer.verdict is Verdict.LATER:
             if answer.slow_down:
                 # A request larger than what the limit allows at once would never pass.

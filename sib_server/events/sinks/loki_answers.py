@@ -61,6 +61,8 @@ class Answer:
         oldest_ns: the oldest time that any stream takes.
         ahead_ns: the earliest time that was refused as too new.
         line_limit: the longest line that is taken, bytes.
+        refused: how many entries of the request were refused, the others being stored; None where
+            the answer does not say.
         slow_down: the request was over a rate limit, so a smaller one may pass where it did not.
     """
 
@@ -71,6 +73,7 @@ class Answer:
     oldest_ns: int | None = None
     ahead_ns: int | None = None
     line_limit: int | None = None
+    refused: int | None = None
     slow_down: bool = False
 
 
@@ -79,6 +82,8 @@ _BEHIND: Final = re.compile(rf"too far behind[^\n]*?oldest acceptable timestamp 
 _OLD: Final = re.compile(rf"timestamp too old: \S+ oldest acceptable timestamp is: {_WHEN}")
 _AHEAD: Final = re.compile(rf"timestamp too new: {_WHEN}")
 _LINE: Final = re.compile(r"max entry size '?(\d{1,12})'? bytes exceeded")
+_GROUPED: Final = re.compile(r"(?:^|; )(\d{1,9}) errors like: ")
+_IGNORED: Final = re.compile(r"total ignored: (\d{1,9}) out of (\d{1,9}) for stream")
 _LARGER: Final = re.compile(r"message larger than max|request body too large", re.IGNORECASE)
 # These are about how Loki or SIB is set up, not about one entry: dropping entries for them would
 # drop everything.
@@ -89,12 +94,13 @@ _LABELS: Final = re.compile(r"label", re.IGNORECASE)
 _METADATA: Final = re.compile(r"structured metadata", re.IGNORECASE)
 
 
-def read_answer(status: int, body: str) -> Answer:
+def read_answer(status: int, body: str, entries: int) -> Answer:
     """Turn an HTTP answer into what to do.
 
     Args:
         status: the HTTP status.
         body: its text, perhaps cut.
+        entries: how many the request held.
     """
     reason = f"{status} {' '.join(body.split())[:200]}".strip()
     if 200 <= status < 300:
@@ -124,7 +130,17 @@ def read_answer(status: int, body: str) -> Answer:
         oldest_ns=max(oldest) + _SECOND if oldest else None,
         ahead_ns=min(ahead) if ahead else None,
         line_limit=min(lines) if lines else None,
+        refused=_refused(body, entries),
     )
+
+
+def _refused(body: str, entries: int) -> int | None:
+    ignored = _IGNORED.search(body)
+    if ignored:
+        # Entries that were refused before the ingester saw them are not told of then.
+        return int(ignored[1]) if int(ignored[2]) == entries else None
+    grouped = _GROUPED.findall(body)
+    return sum(map(int, grouped)) if grouped else 1
 
 
 class _Seen(NamedTuple):

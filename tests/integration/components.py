@@ -1,0 +1,192 @@
+"""Real programs and their fakes, as processes that tests start, kill and ask what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 30.0
+
+
+def component(*parts: str) -> Path:
+    folder = os.environ.get("SIB_COMPONENTS")
+    if folder is None:
+        pytest.skip(f"{'/'.join(parts)} not looked for: set SIB_COMPONENTS")
+    program = Path(folder).joinpath(*parts)
+    if not program.is_file():
+        pytest.skip(f"{program} not found: set SIB_COMPONENTS")
+    return program
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - loopback, our own URL
+        return bytes(answer.read())
+
+
+def post_json(url: str, content: object) -> None:
+    request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
+        url, json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+        pass
+
+
+class Program:
+    """A process on a port of its own that can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def is_up(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT
+            )
+        end = time.monotonic() + DEADLINE
+        while not self._answers():
+            assert self.process.poll() is None, (self.directory / "log").read_text()[-2000:]
+            assert time.monotonic() < end, f"{self.command()[0]} did not come up"
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            return self.is_up()
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+
+class Loki(Program):
+    """What both the real one and the fake are asked."""
+
+    real = False
+
+    def held(self, selector: str, hours: int = 24 * 7) -> list[tuple[int, str, dict[str, str]]]:
+        """Everything in the streams: (time, line, labels and metadata), oldest first."""
+        now = time.time_ns()
+        query = urllib.parse.urlencode(
+            {
+                "query": selector,
+                "start": now - hours * 3600 * 10**9 + 60 * 10**9,
+                "end": now + 3600 * 10**9,
+                "limit": 5000,
+                "direction": "forward",
+            }
+        )
+        answer = json.loads(get(f"{self.url}/loki/api/v1/query_range?{query}"))
+        found = [
+            (int(value[0]), value[1], stream["stream"])
+            for stream in answer["data"]["result"]
+            for value in stream["values"]
+        ]
+        return sorted(found, key=lambda item: item[0])
+
+
+class FakeLokiProgram(Loki):
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "tests.fakes.loki"),
+            *("--port", str(self.port), "--dir", str(self.directory)),
+        ]
+
+    def is_up(self) -> bool:
+        return get(f"{self.url}/ready") == b"ready\n"
+
+
+_LOKI_CONFIG: dict[str, Any] = {
+    "auth_enabled": False,
+    "analytics": {"reporting_enabled": False},
+    "common": {
+        "instance_addr": "127.0.0.1",
+        "replication_factor": 1,
+        "ring": {"kvstore": {"store": "inmemory"}},
+    },
+    "schema_config": {
+        "configs": [
+            {
+                "from": "2024-01-01",
+                "store": "tsdb",
+                "object_store": "filesystem",
+                "schema": "v13",
+                "index": {"prefix": "index_", "period": "24h"},
+            }
+        ]
+    },
+    "limits_config": {
+        "discover_service_name": [],
+        "discover_log_levels": False,
+        "volume_enabled": False,
+    },
+    "pattern_ingester": {"enabled": False},
+}
+
+
+class RealLoki(Loki):
+    real = True
+
+    def __init__(self, directory: Path) -> None:
+        self._program = component("loki", "loki")
+        super().__init__(directory)
+        config = json.loads(json.dumps(_LOKI_CONFIG))
+        config["common"]["path_prefix"] = str(directory)
+        config["common"]["storage"] = {
+            "filesystem": {
+                "chunks_directory": str(directory / "chunks"),
+                "rules_directory": str(directory / "rules"),
+            }
+        }
+        config["server"] = {
+            "http_listen_address": "127.0.0.1",
+            "http_listen_port": self.port,
+            "grpc_listen_address": "127.0.0.1",
+            "grpc_listen_port": free_port(),
+            "log_level": "warn",
+        }
+        # YAML reads JSON.
+        (directory / "loki.yaml").write_text(json.dumps(config))
+
+    def command(self) -> list[str]:
+        return [str(self._program), f"-config.file={self.directory / 'loki.yaml'}"]
+
+    def is_up(self) -> bool:
+        # /ready says so only after its ring has been stable for 15 s; pushes are taken before.
+        request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
+            f"{self.url}/loki/api/v1/push",
+            json.dumps(
+                {"streams": [{"stream": {"up": "1"}, "values": [[str(time.time_ns()), "up"]]}]}
+            ).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 204)
