@@ -38,7 +38,7 @@ def redact(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text that cannot begin a line of its own or steer a terminal: others choose what it says."""
+    """A text that can neither begin a line of its own nor steer a terminal."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )

@@ -16,11 +16,12 @@ from sib_protocol.ids import HostName, parse_host_name
 from sib_protocol.supervision import Supervisor
 from sib_server.application import make_application
 from sib_server.events.damage import DamageLog, JournalDamage, damage_event
+from sib_server.events.failures import JournalError
 from sib_server.events.feeding import CommitBell, JournalSource
 from sib_server.events.incoming import ServerRecord
 from sib_server.events.journal import Journal
 from sib_server.events.reader import JournalReader
-from sib_server.events.retention import Pruner
+from sib_server.events.retention import prune_step
 from sib_server.events.routes import EventRoutes
 from sib_server.events.sinks.delivery import Delivery
 from sib_server.events.sinks.falcosidekick import FalcosidekickSink
@@ -35,7 +36,6 @@ from sib_server.stack.push.routes import PushRoutes
 from sib_server.state.database import StateDatabase
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Coroutine
     from typing import Any
 
@@ -166,7 +166,7 @@ class ServerDaemon:
             deliveries=self._deliveries,
             sources=self._sources,
             gate=self._listener.gate,
-            budget=events.budget,
+            events=events,
             damage=self._damage,
             authority=self._authority,
             fleet=fleet,
@@ -233,14 +233,20 @@ class ServerDaemon:
                 self._supervisor.ready(f"listening on port {self._listener.port}")
 
     async def _prune(self) -> None:
-        pruner = Pruner(self._settings.journal.retention(), tuple(self._deliveries))
+        policy, sinks = self._settings.journal.retention(), tuple(self._deliveries)
+        more = False
         while True:
-            await asyncio.sleep(_PRUNE_SECONDS)
+            # Many small steps: batches that wait for the journal go in between.
+            await asyncio.sleep(0.0 if more else _PRUNE_SECONDS)
             try:
-                while await self._writer.run(pruner.step):
-                    await asyncio.sleep(0)
-            except Exception:  # a failing disk is retried, and ingest tells of it too
-                _log.exception("pruning the journal failed")
+                step = await self._writer.run(
+                    lambda journal: prune_step(journal, policy, sinks=sinks, now_ns=time.time_ns())
+                )
+            except JournalError as error:
+                _log.warning("cannot prune the journal: %s", error.problem)
+                more = False
+            else:
+                more = step.more
 
     async def _report(self) -> None:
         while True:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from sib_server.events.damage import DamageLog
     from sib_server.events.feeding import JournalSource
     from sib_server.events.reader import Lag
+    from sib_server.events.routes import EventRoutes
     from sib_server.events.sinks.delivery import Delivery
     from sib_server.events.writer import JournalWriter
     from sib_server.fleet.enrollment import Fleet
-    from sib_server.listener.bodies import MemoryBudget
     from sib_server.listener.gate import ConnectionGate
     from sib_server.pki.authority import Authority
 
@@ -49,7 +49,7 @@ class ServerCollector(Collector):
         deliveries: Mapping[str, Delivery],
         sources: Mapping[str, JournalSource],
         gate: ConnectionGate,
-        budget: MemoryBudget,
+        events: EventRoutes,
         damage: DamageLog,
         authority: Authority,
         fleet: Fleet,
@@ -58,7 +58,7 @@ class ServerCollector(Collector):
         self._deliveries = deliveries
         self._sources = sources
         self._gate = gate
-        self._budget = budget
+        self._events = events
         self._damage = damage
         self._authority = authority
         self._fleet = fleet
@@ -70,7 +70,7 @@ class ServerCollector(Collector):
     @property
     def healthy(self) -> bool:
         """Whether the journal takes events."""
-        return self._writer.failing is None
+        return self._writer.counts.failing is None
 
     async def refresh(self) -> None:
         """Read what the journal and the state database know."""
@@ -134,9 +134,11 @@ class ServerCollector(Collector):
             "Transactions that failed; their events are sent again.",
             value=counts.failures,
         )
-        yield CounterMetricFamily("sib_server_gaps", "Gaps that hosts reported.", value=counts.gaps)
         yield CounterMetricFamily(
-            "sib_server_lines_lost", "Lines inside those gaps.", value=counts.lost
+            "sib_server_gaps", "Gaps that hosts reported.", value=self._events.gaps_reported
+        )
+        yield CounterMetricFamily(
+            "sib_server_lines_lost", "Lines inside those gaps.", value=self._events.lines_lost
         )
         yield GaugeMetricFamily(
             "sib_server_journal_waiting_events",
@@ -202,7 +204,7 @@ class ServerCollector(Collector):
         yield GaugeMetricFamily(
             "sib_server_batch_memory_bytes",
             "What batches under way take.",
-            value=self._budget.used,
+            value=self._events.budget.used,
         )
 
 

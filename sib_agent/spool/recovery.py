@@ -87,7 +87,7 @@ def reconcile(known: SpoolState | None, mark: Mark, oldest: LineNumber) -> Spool
         mark: of the last commit.
         oldest: number of the oldest line in a segment.
     """
-    if known is None or known.stream != mark.stream:
+    if known is None:
         known = SpoolState(mark.stream, oldest, oldest)
     # Where the last commits were damaged, the server may have more than is left here.
     return replace(

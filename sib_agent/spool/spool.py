@@ -28,7 +28,7 @@ from sib_agent.spool.records import Batch, Gap, Mark, SourcePosition, encode_com
 from sib_agent.spool.recovery import Recovered, recover_spool
 from sib_agent.spool.segments import SegmentWriter, segment_name
 from sib_agent.spool.state import SpoolState, StateFile
-from sib_protocol.ids import LineNumber, StreamId
+from sib_protocol.ids import LineNumber, StreamId, new_stream_id
 from sib_protocol.limits import MAX_LINE_BYTES
 from sib_protocol.messages import GapReason
 
@@ -144,6 +144,18 @@ class Spool:
     def stream(self) -> StreamId:
         """The id of the stream that this spool's lines are numbered in."""
         return self._state.stream
+
+    def begin_stream(self) -> None:
+        """Go on in a new stream: the lines not acknowledged, and all new ones, under their numbers.
+
+        For a spool that was put back from a copy: the server knows other lines by its numbers.
+
+        Raises:
+            SpoolWriteError: the state cannot be written.
+        """
+        with self._changed:
+            # The state file alone says which stream it is; commits only say so for its loss.
+            self._remember(replace(self._state, stream=new_stream_id()), durable=True)
 
     @property
     def position(self) -> SourcePosition | None:

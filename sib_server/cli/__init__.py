@@ -11,8 +11,13 @@ from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
 from sib_server.cli.ca import ca
 from sib_server.cli.context import ServerContext
+from sib_server.cli.events import events
 from sib_server.cli.host import host
+from sib_server.cli.journal import journal
+from sib_server.cli.serve import serve
+from sib_server.cli.status import status
 from sib_server.cli.token import token
+from sib_server.cli.trial import try_command
 from sib_server.settings import DEFAULT_PATH, ServerSettings
 
 
@@ -30,7 +35,9 @@ def main(ctx: click.Context, config: Path | None) -> None:
 
     \b
     Start here:
+      sib-server try            a whole SIB at work, here and now
       sib-server ca init
+      sib-server serve
       sib-server token create
 
     Completion for bash (zsh and fish likewise):
@@ -46,5 +53,5 @@ def main(ctx: click.Context, config: Path | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (ca, host, token):
+for command in (ca, events, host, journal, serve, status, token, try_command):
     main.add_command(command)

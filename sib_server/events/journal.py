@@ -56,6 +56,7 @@ from sib_server.events.stored import Seq
 from sib_server.events.streams import StreamBook, load_streams
 
 if TYPE_CHECKING:
+    from sib_server.events.streams import StreamState
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -142,6 +143,10 @@ class Journal:
     def last_seq(self) -> Seq:
         """The newest event's place; 0 where there was none yet."""
         return Seq(self._last_seq)
+
+    def standing(self, stream: StreamId) -> StreamState | None:
+        """Whose a stream is and where it stands; ``None`` for one never seen."""
+        return self._streams.get(stream)
 
     def next_number(self, stream: StreamId) -> LineNumber | None:
         """Where a stream stands; ``None`` for one never seen."""

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from sib_protocol.ids import StreamId
     from sib_server.events.incoming import Incoming
     from sib_server.events.writer import JournalWriter
-    from sib_protocol.ids import StreamId
     from sib_server.fleet.policy import AuthenticatedHost
 
 # Below this a thread's hand-over costs more than the decompression that it takes off the loop.
@@ -71,6 +71,11 @@ class EventRoutes:
         writer: the journal's.
         host_of: who sends a request; raises RefusedError.
         memory: what all batches in memory may take, bytes.
+
+    Attributes:
+        budget: how much of it is taken.
+        gaps_reported: gaps that were new.
+        lines_lost: lines in them.
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class EventRoutes:
         self._writer = writer
         self._host_of = host_of
         self.budget = MemoryBudget(memory)
+        self.gaps_reported = 0
+        self.lines_lost = 0
 
     def routes(self) -> list[Route]:
         """The routes for Starlette."""
@@ -151,7 +158,10 @@ class EventRoutes:
                 "the server cannot store events now", "it is retried", retry_after=5.0
             ) from error
         match outcome:
-            case Accepted(next=next_number):
+            case Accepted(next=next_number, stored=stored):
+                if isinstance(entry, IncomingGap) and stored:
+                    self.gaps_reported += 1
+                    self.lines_lost += entry.last - entry.first + 1
                 return message_response(StreamAnswer(next_number))
             case Wanted(next=next_number):
                 return message_response(StreamAnswer(next_number), 409)

@@ -77,12 +77,14 @@ class WriterCounts:
         stored: events stored.
         skipped: lines that the journal had already.
         failures: transactions that failed.
+        failing: why the last one failed; ``None`` after one that did not.
     """
 
     commits: int = 0
     stored: int = 0
     skipped: int = 0
     failures: int = 0
+    failing: str | None = None
 
 
 @dataclass(slots=True)
@@ -235,6 +237,7 @@ class JournalWriter:
             self._note_failure(error, cursors)
         else:
             stored = self._journal.last_seq - before
+            self.counts.failing = None
             self.counts.commits += 1
             self.counts.stored += stored
             self.counts.skipped += sum(getattr(outcome, "skipped", 0) for outcome in outcomes)
@@ -248,6 +251,7 @@ class JournalWriter:
 
     def _note_failure(self, error: Exception, cursors: dict[str, Seq]) -> None:
         self.counts.failures += 1
+        self.counts.failing = str(error)
         if isinstance(error, JournalError):
             _log.error("%s", error)
         else:

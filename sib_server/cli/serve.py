@@ -1,0 +1,32 @@
+"""``sib-server serve``."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from sib_protocol.logs import set_up_logging
+from sib_server.cli.context import ServerContext, pass_server
+
+
+@click.command()
+@pass_server
+def serve(server: ServerContext) -> None:
+    """Run the server: enroll hosts, take their events in, deliver them. systemd starts it.
+
+    \b
+    Example:
+      sib-server ca init && sib-server serve
+    """
+    import uvloop  # noqa: PLC0415  (the other commands start without it)
+
+    from sib_server.daemon import ServerDaemon  # noqa: PLC0415
+
+    set_up_logging(server.settings.log.level)
+
+    async def run() -> None:
+        await ServerDaemon(server.settings).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
