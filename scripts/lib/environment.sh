@@ -1,0 +1,65 @@
+# Sourced by the scripts here: a virtual environment in the checkout's .venv, from locked wheels.
+
+say() { printf '%s\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        say "error: this needs root: $*"
+        say "  try: run it as root once, then again as you"
+        return 1
+    fi
+}
+
+# Install Debian packages that are not there yet.
+need_packages() {
+    missing=""
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null 2>&1 || { say "error: please install by your package manager:$missing"; return 1; }
+    say "installing:$missing"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2
+    # shellcheck disable=SC2086  # a list of words on purpose
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $missing >/dev/null
+}
+
+# The newest Python that the server's lock covers.
+find_python() {
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done
+    say "error: the server needs Python 3.11 or newer"
+    return 1
+}
+
+# environment LOCK...: make .venv hold what the locks in requirements/ say, and SIB itself.
+environment() {
+    stamp=.venv/.installed
+    wanted="$(cat requirements/build.txt "$@" pyproject.toml | sha256sum)"
+    if [ -x .venv/bin/sib-server ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        return 0
+    fi
+    python="$(find_python)"
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        need_packages python3-venv
+    fi
+    [ -x .venv/bin/pip ] || "$python" -m venv .venv
+    say "installing dependencies into .venv (once)"
+    pip=".venv/bin/pip --quiet --disable-pip-version-check --no-input install"
+    $pip --require-hashes -r requirements/build.txt
+    for lock in "$@"; do
+        # No isolation: what a source distribution is built with is locked, too.
+        $pip --require-hashes --no-build-isolation -r "$lock"
+    done
+    $pip --no-deps --no-build-isolation --editable .
+    printf '%s\n' "$wanted" >"$stamp"
+}
