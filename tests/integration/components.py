@@ -92,25 +92,34 @@ class Loki(Program):
 
     real = False
 
-    def held(self, selector: str, hours: int = 24 * 7) -> list[tuple[int, str, dict[str, str]]]:
-        """Everything in the streams: (time, line, labels and metadata), oldest first."""
+    def held(self, selector: str, page: int = 5000) -> list[tuple[int, str, dict[str, str]]]:
+        """Everything in the streams: (time, line, labels and metadata), oldest first.
+
+        Between two pages no two entries may have the same time.
+        """
         now = time.time_ns()
-        query = urllib.parse.urlencode(
-            {
-                "query": selector,
-                "start": now - hours * 3600 * 10**9 + 60 * 10**9,
-                "end": now + 3600 * 10**9,
-                "limit": 5000,
-                "direction": "forward",
-            }
-        )
-        answer = json.loads(get(f"{self.url}/loki/api/v1/query_range?{query}"))
-        found = [
-            (int(value[0]), value[1], stream["stream"])
-            for stream in answer["data"]["result"]
-            for value in stream["values"]
-        ]
-        return sorted(found, key=lambda item: item[0])
+        start = now - (7 * 24 * 3600 - 60) * 10**9
+        held: list[tuple[int, str, dict[str, str]]] = []
+        while True:
+            query = urllib.parse.urlencode(
+                {
+                    "query": selector,
+                    "start": start,
+                    "end": now + 3600 * 10**9,
+                    "limit": page,
+                    "direction": "forward",
+                }
+            )
+            answer = json.loads(get(f"{self.url}/loki/api/v1/query_range?{query}"))
+            found = [
+                (int(value[0]), value[1], stream["stream"])
+                for stream in answer["data"]["result"]
+                for value in stream["values"]
+            ]
+            held += sorted(found, key=lambda item: item[0])
+            if len(found) < page:
+                return held
+            start = held[-1][0] + 1
 
 
 class FakeLokiProgram(Loki):
@@ -190,3 +199,70 @@ class RealLoki(Loki):
         )
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return bool(answer.status == 204)
+
+
+class Falcosidekick(Program):
+    """Either; its outputs ``webhook`` (all) and ``alertmanager`` (critical) post to given URLs."""
+
+    real = False
+
+    def __init__(self, directory: Path, webhook: str, alertmanager: str | None = None) -> None:
+        self.webhook = webhook
+        self.alertmanager = alertmanager
+        super().__init__(directory)
+
+    def is_up(self) -> bool:
+        return get(f"{self.url}/ping") == b"pong\n"
+
+
+class FakeFalcosidekickProgram(Falcosidekick):
+    def command(self) -> list[str]:
+        outputs = [f"--output=webhook::{self.webhook}"]
+        if self.alertmanager:
+            outputs.append(f"--output=alertmanager:critical:{self.alertmanager}")
+        return [
+            *(sys.executable, "-m", "tests.fakes.falcosidekick"),
+            *("--port", str(self.port), "--dir", str(self.directory), *outputs),
+        ]
+
+
+class RealFalcosidekick(Falcosidekick):
+    real = True
+
+    def __init__(self, directory: Path, webhook: str, alertmanager: str | None = None) -> None:
+        self._program = component("falcosidekick", "falcosidekick")
+        super().__init__(directory, webhook, alertmanager)
+
+    def command(self) -> list[str]:
+        config: dict[str, Any] = {
+            "listenaddress": "127.0.0.1",
+            "listenport": self.port,
+            "webhook": {"address": self.webhook, "minimumpriority": ""},
+        }
+        if self.alertmanager:
+            config["alertmanager"] = {
+                "hostport": self.alertmanager,
+                "minimumpriority": "critical",
+            }
+        path = self.directory / "falcosidekick.yaml"
+        path.write_text(json.dumps(config))
+        return [str(self._program), "-c", str(path)]
+
+
+class RealPrometheus(Program):
+    def __init__(self, directory: Path) -> None:
+        self._program = component("prometheus", "prometheus")
+        super().__init__(directory)
+
+    def command(self) -> list[str]:
+        (self.directory / "prometheus.yml").write_text("scrape_configs: []\n")
+        return [
+            str(self._program),
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.directory / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--web.enable-remote-write-receiver",
+        ]
+
+    def is_up(self) -> bool:
+        return get(f"{self.url}/-/ready") != b""

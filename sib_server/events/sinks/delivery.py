@@ -139,8 +139,6 @@ class Delivery:
                 continue
             self._prefetched = asyncio.create_task(self._read(events[-1].seq))
             cursor = await self._deliver(events)
-            self._backoff = self._backoff.succeeded()
-            self.state.last_error = None
 
     async def _next(self, cursor: Seq) -> list[StoredEvent]:
         prefetched, self._prefetched = self._prefetched, None
@@ -168,6 +166,8 @@ class Delivery:
         await self._source.advance(events[-1].seq)
         self.state.cursor = events[-1].seq
         self.state.count(report)
+        self.state.last_error = None
+        self._backoff = self._backoff.succeeded()
         for reason, count in (report.refused or {}).items():
             _log.warning("%s refused %d events for good: %s", self.sink.name, count, reason)
 

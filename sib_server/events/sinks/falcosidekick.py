@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -64,11 +64,10 @@ class _Attempt:
 
 @dataclass(slots=True)
 class _Troubles:
-    """What went wrong with one event."""
+    """What went wrong with one event: since when, and how often while others got through."""
 
     since: float
     tries: int = 0
-    working: set[str] = field(default_factory=set)
 
 
 class FalcosidekickSink:
@@ -103,6 +102,10 @@ class FalcosidekickSink:
         # Events of a delivery that failed in part, until they come again.
         self._outcomes: dict[Seq, str | None] = {}
         self._troubles: dict[Seq, _Troubles] = {}
+        # The last event that each destination took: posted again where nothing else can show
+        # that a destination works.
+        self._proofs: dict[str, Outgoing] = {}
+        self._absent: set[str] = set()
 
     async def deliver(self, events: Sequence[StoredEvent]) -> DeliveryReport:
         """See :class:`~sib_server.events.sinks.base.Sink`."""
@@ -150,12 +153,32 @@ class FalcosidekickSink:
                 if not failed <= working:
                     # Nothing shows that it is the event and not the output: wait.
                     break
+        for proof in self._wanted_proofs(suspects, working):
+            working |= (await self._try([proof])).worked
         blamed: set[str] = set()
         for item, failed in suspects:
             if not self._is_given_up(item, failed, working):
                 blamed |= failed
         if any(item.event.seq not in self._outcomes for item in waiting):
             raise self._unavailable(frozenset(blamed))
+
+    def _wanted_proofs(
+        self, suspects: list[tuple[Outgoing, frozenset[str]]], working: set[str]
+    ) -> list[Outgoing]:
+        """Events to post again to see whether a destination works.
+
+        Only for an event that failed before while others got through: in an outage this would
+        double what the other outputs get.
+        """
+        wanted: dict[Seq, Outgoing] = {}
+        for item, failed in suspects:
+            troubles = self._troubles.get(item.event.seq)
+            if troubles is not None and troubles.tries:
+                for destination in failed - working:
+                    proof = self._proofs.get(destination)
+                    if proof is not None:
+                        wanted[proof.event.seq] = proof
+        return list(wanted.values())
 
     def _is_given_up(self, item: Outgoing, failed: frozenset[str], working: set[str]) -> bool:
         now = self._clock()
@@ -177,6 +200,8 @@ class FalcosidekickSink:
         else:
             for item in batch:
                 self._outcomes.setdefault(item.event.seq, None)
+            for destination in result.worked:
+                self._proofs[destination] = batch[-1]
         return failed
 
     async def _try(self, batch: list[Outgoing]) -> Comparison:
@@ -187,10 +212,12 @@ class FalcosidekickSink:
                 _log.warning("falcosidekick refuses event %s: %s", item.event.event_id, status)
                 self._outcomes[item.event.seq] = REFUSED_BY_FALCOSIDEKICK
         accepted = [item for item, status in zip(batch, answers, strict=True) if status == 200]
+        self._absent -= {destination for destination, _ in before.outputs}
+        expected = expected_counts(accepted, self._settings.outputs)
         self._attempt = _Attempt(
             batch,
             before,
-            expected_counts(accepted, self._settings.outputs),
+            {name: count for name, count in expected.items() if name not in self._absent},
             lost=any(status is None for status in answers),
         )
         if not accepted and self._attempt.lost:
@@ -226,14 +253,25 @@ class FalcosidekickSink:
             stuck = ", ".join(sorted(result.missing)) or "outputs"
             raise SinkUnavailableError(self.name, f"{stuck} still at work on earlier events")
         self._attempt = None
-        connection = frozenset({CONNECTION})
+        worked, failed = result.worked, result.failed
         if attempt.lost:
-            return Comparison(
-                result.progress, result.worked, result.failed | connection, result.missing
+            failed |= {CONNECTION}
+        else:
+            worked |= {CONNECTION}
+        missing = result.missing - self._never_counted(result.missing, counts)
+        return Comparison(result.progress, worked, failed, missing)
+
+    def _never_counted(self, missing: frozenset[str], counts: Counts) -> frozenset[str]:
+        """Destinations that are configured here and, by all signs, not in Falcosidekick."""
+        absent = missing - {destination for destination, _ in counts.outputs}
+        if absent:
+            _log.error(
+                "falcosidekick never counted anything for %s: no longer waited for until it does;"
+                " see whether the setting `outputs` names what is enabled there",
+                ", ".join(sorted(absent)),
             )
-        return Comparison(
-            result.progress, result.worked | connection, result.failed, result.missing
-        )
+            self._absent |= absent
+        return absent
 
     async def _counts(self) -> Counts:
         try:

@@ -50,6 +50,9 @@ class _Outcome:
     refused: Refusal | None = None
 
 
+_STORED: Final = _Outcome()
+
+
 class LokiSink:
     """Delivers to one Loki by ``POST /loki/api/v1/push``.
 
@@ -108,18 +111,20 @@ class LokiSink:
 
     def _report(self, events: Sequence[StoredEvent]) -> DeliveryReport:
         outcomes = [self._outcomes.pop(event.seq) for event in events]
-        for event in events:
-            self._fixes.pop(event.seq, None)
-        refused = Counter(item.refused.value for item in outcomes if item.refused is not None)
+        if self._fixes:
+            for event in events:
+                self._fixes.pop(event.seq, None)
+        odd = [outcome for outcome in outcomes if outcome is not _STORED]
+        refused = Counter(item.refused.value for item in odd if item.refused is not None)
         return DeliveryReport(
             accepted=len(outcomes) - refused.total(),
-            adjusted=sum(item.adjusted for item in outcomes),
-            truncated=sum(item.truncated for item in outcomes),
+            adjusted=sum(item.adjusted for item in odd),
+            truncated=sum(item.truncated for item in odd),
             refused=dict(refused),
         )
 
     def _entry(self, event: StoredEvent) -> Entry:
-        before = self._fixes.get(event.seq, NO_FIX)
+        before = self._fixes.get(event.seq, NO_FIX) if self._fixes else NO_FIX
         most = self._settings.max_request_bytes - ENTRY_OVERHEAD
         if len(event.line) > most and before.line_limit is None:
             before = before._replace(line_limit=most)
@@ -198,7 +203,11 @@ class LokiSink:
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self._outcomes[entry.event.seq] = _Outcome(entry.adjusted, entry.truncated)
+            self._outcomes[entry.event.seq] = (
+                _Outcome(entry.adjusted, entry.truncated)
+                if entry.adjusted or entry.truncated
+                else _STORED
+            )
 
     async def _push(self, request: PushRequest) -> Answer:
         """One push; returns for every answer that says something about the request.

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from sib_protocol.events import parse_time_ns
-from sib_server.events.sinks.loki_push import Fix, TimeLevel
+from sib_server.events.sinks.loki_push import NO_FIX, Fix, TimeLevel
 
 if TYPE_CHECKING:
     from sib_server.events.stored import StoredEvent
@@ -195,6 +195,8 @@ class Knowledge:
         A fix never goes back: the level only rises and the line limit only falls, so repeating
         this ends, and an entry that was sent under a time keeps it.
         """
+        if before == NO_FIX and not self._may_differ(event, stream):
+            return before
         limit = before.line_limit
         if self._line_limit is not None and len(event.line) > self._line_limit:
             limit = min(self._line_limit, limit or self._line_limit)
@@ -209,6 +211,14 @@ class Knowledge:
         if level == TimeLevel.NOW:
             return Fix(level, now_ns if before.time_ns is None else before.time_ns, limit)
         return Fix(level, None, limit)
+
+    def _may_differ(self, event: StoredEvent, stream: bytes) -> bool:
+        return (
+            self._oldest_age_ns is not None
+            or self._ahead_ns is not None
+            or stream in self._cutoffs
+            or (self._line_limit is not None and len(event.line) > self._line_limit)
+        )
 
     def _takes(self, stream: bytes, time_ns: int, now_ns: int) -> bool:
         if time_ns < self._cutoffs.get(stream, 0):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import cramjam
 import msgspec
 
-from sib_protocol.events import Priority
 from sib_server.events.sinks import loki_wire
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ SHARED_STREAM_BYTES: Final = 128 * 1024
 
 _CACHED: Final = 8192
 _METADATA_CODE: Final = "utf-8"
+_TIMES_END: Final = 1 << 63
 
 
 class TimeLevel:
@@ -90,6 +90,7 @@ class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
 
+_TAGS: Final = b'"tags":['
 _tags_decoder: Final = msgspec.json.Decoder(_Tags)
 
 
@@ -127,7 +128,7 @@ class EventEncoder:
 
     def __init__(self, sources: Iterable[str]) -> None:
         self._sources = frozenset(sources)
-        self._streams: dict[tuple[str, str, Priority | None, bool], bytes] = {}
+        self._streams: dict[tuple[str, str, str | None, bool], bytes] = {}
         self._pairs: dict[tuple[object, ...], bytes] = {}
 
     def encode(self, event: StoredEvent, fix: Fix = NO_FIX) -> Entry:
@@ -135,36 +136,35 @@ class EventEncoder:
         summary = event.summary
         own = summary.time_ns
         # Loki keeps times as nanoseconds in 64 bits; a clock before 1970 is no time either.
-        usable = own if own is not None and 0 <= own < 1 << 63 else None
-        if fix.time_ns is not None:
-            time_ns = fix.time_ns
-        elif usable is None or fix.level == TimeLevel.RECEIVED:
-            time_ns = event.received_ns
+        if own is not None and fix.level == TimeLevel.EVENT and 0 <= own < _TIMES_END:
+            time_ns = own
         else:
-            time_ns = usable
-        pairs = [
-            loki_wire.metadata(b"event_id", str(event.event_id).encode()),
-            self._repeating_pairs(event),
-        ]
+            time_ns = event.received_ns if fix.time_ns is None else fix.time_ns
+        pairs = loki_wire.event_id(
+            f"{event.event_id.stream}/{event.event_id.number}".encode()
+        ) + self._repeating_pairs(event)
         adjusted = own is not None and time_ns != own
         if adjusted:
-            pairs.append(_pair("sib_event_time", str(own)))
+            pairs += _pair("sib_event_time", str(own))
         line = event.line
         if summary.unparsed:
             line, changed = _as_utf8(line)
             if changed:
-                pairs.append(_pair("sib_invalid_utf8", "true"))
-        truncated = fix.line_limit is not None and len(line) > fix.line_limit
-        if truncated:
-            assert fix.line_limit is not None  # noqa: S101 - for the type checker
+                pairs += _pair("sib_invalid_utf8", "true")
+        truncated = False
+        if fix.line_limit is not None and len(line) > fix.line_limit:
+            truncated = True
             line = _clip_bytes(line, fix.line_limit)
-            pairs.append(_pair("sib_truncated", str(len(event.line))))
-        wire = loki_wire.entry(time_ns, line, b"".join(pairs))
+            pairs += _pair("sib_truncated", str(len(event.line)))
+        wire = loki_wire.entry(time_ns, line, pairs)
         return Entry(event, self._stream(event), time_ns, wire, fix, adjusted, truncated)
 
     def _stream(self, event: StoredEvent) -> bytes:
         summary = event.summary
-        key = (event.host_name, summary.source, summary.priority, summary.unparsed)
+        priority = summary.priority
+        # An enum's own hash is a call in Python; its value's is not.
+        word = None if priority is None else priority._value_
+        key = (event.host_name, summary.source, word, summary.unparsed)
         found = self._streams.get(key)
         if found is None:
             if len(self._streams) >= _CACHED:
@@ -185,12 +185,16 @@ class EventEncoder:
 
     def _repeating_pairs(self, event: StoredEvent) -> bytes:
         summary = event.summary
-        tags = () if summary.unparsed else tuple(_tags_decoder.decode(event.line).tags or ())
-        key = (event.host_id, summary.rule, summary.techniques, summary.source, tags)
-        found = self._pairs.get(key)
+        # Tags come as the rule has them, so their text stands for them. Falco writes them after
+        # everything that a host could make look like tags.
+        begin = event.line.rfind(_TAGS)
+        text = event.line[begin : event.line.find(b"]", begin)] if begin >= 0 else None
+        key = (event.host_id, summary.rule, summary.techniques, summary.source, text)
+        found = None if text is None else self._pairs.get(key)
         if found is None:
             if len(self._pairs) >= _CACHED:
                 self._pairs.clear()
+            tags = () if summary.unparsed else _tags_decoder.decode(event.line).tags or ()
             pairs = [_pair("host_id", event.host_id)]
             if summary.rule:
                 pairs.append(_pair("rule", summary.rule))

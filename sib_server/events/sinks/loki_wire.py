@@ -8,6 +8,7 @@ what is made here with it. Field numbers: grafana/loki, pkg/push/push.proto.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 
@@ -27,7 +28,7 @@ _LENGTHS: Final = tuple(varint(number) for number in range(4096))
 _LOW: Final = tuple(bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14))
 _HIGH: Final = tuple(varint(number) for number in range(1 << 16))
 
-_SECOND: Final = 1_000_000_000
+_NANOS: Final = 1_000_000_000
 
 
 def _length(number: int) -> bytes:
@@ -40,6 +41,20 @@ def metadata(name: bytes, value: bytes) -> bytes:
     return b"".join((b"\x1a", _length(len(body)), body))
 
 
+def event_id(value: bytes) -> bytes:
+    """The metadata pair ``event_id``, which every entry has."""
+    length = len(value)
+    return b"".join(
+        (b"\x1a", _LENGTHS[12 + length], b"\x0a\x08event_id\x12", _LENGTHS[length], value)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> tuple[bytes, int]:
+    wire = b"\x08" + varint(seconds) + b"\x10"
+    return wire, len(wire)
+
+
 def entry(time_ns: int, line: bytes, pairs: bytes) -> bytes:
     """One entry of a stream (field 2).
 
@@ -48,12 +63,27 @@ def entry(time_ns: int, line: bytes, pairs: bytes) -> bytes:
         line: UTF-8.
         pairs: any number of :func:`metadata`, joined.
     """
-    seconds, nanos = divmod(time_ns, _SECOND)
-    moment = b"".join((b"\x08", varint(seconds), b"\x10", _LOW[nanos & 0x3FFF], _HIGH[nanos >> 14]))
-    body = b"".join(
-        (b"\x0a", _LENGTHS[len(moment)], moment, b"\x12", _length(len(line)), line, pairs)
+    seconds, nanos = divmod(time_ns, _NANOS)
+    second, length = _second(seconds)
+    high = _HIGH[nanos >> 14]
+    length += 2 + len(high)
+    line_length = _length(len(line))
+    size = 3 + length + len(line_length) + len(line) + len(pairs)
+    return b"".join(
+        (
+            b"\x12",
+            _length(size),
+            b"\x0a",
+            _LENGTHS[length],
+            second,
+            _LOW[nanos & 0x3FFF],
+            high,
+            b"\x12",
+            line_length,
+            line,
+            pairs,
+        )
     )
-    return b"".join((b"\x12", _length(len(body)), body))
 
 
 def stream(labels: bytes, entries: list[bytes]) -> bytes:
