@@ -182,9 +182,13 @@ def _write_json(found: Iterable[StoredEvent]) -> None:
     out.flush()
 
 
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _show(found: list[StoredEvent]) -> None:
     cells = [event_cells(event) for event in found]
-    if not sys.stdout.isatty():
+    if not _is_terminal():
         widths = [max((len(row[column]) for row in cells), default=0) for column in range(5)]
         for row in cells:
             padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

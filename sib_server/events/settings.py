@@ -21,14 +21,12 @@ class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         Path("/var/lib/sib/journal/journal.db")
     )
     retention_days: Annotated[
-        float | None,
-        Meta(gt=0, description="Events received longer ago go, once every sink has them."),
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Events received longer ago go, once every sink has them."),
     ] = 90.0
     retention_bytes: Annotated[
-        int | None,
-        Meta(
-            ge=1024 * 1024, description="Above this size the oldest go, once every sink has them."
-        ),
+        Annotated[int, Meta(ge=1024 * 1024)] | None,
+        Meta(description="Above this size the oldest go, once every sink has them."),
     ] = 20 * 1024**3
     waiting_events: Annotated[
         int, Meta(ge=1, description="How many events may wait in memory before hosts get a 503.")
