@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sib_server.cli.times import MOMENT
-from sib_server.events.query import PriorityFilter, Query
+from sib_server.events.query import PriorityFilter, Query, QueryError
 from sib_server.events.reader import JournalReader
 from sib_server.events.search import search
 from sib_server.events.show import event_cells, event_json, plain
@@ -37,14 +37,17 @@ _COLOURS: Final = {
 }
 
 
-class _PriorityType(click.ParamType):
+class _PriorityType(click.ParamType[PriorityFilter]):
     name = "priority"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> PriorityFilter:
         """Read ``warning`` or ``warning+``."""
-        return PriorityFilter.parse(str(value))
+        try:
+            return PriorityFilter.parse(str(value))
+        except QueryError as error:
+            self.fail(f"{error.problem}; {error.remedy}", param, ctx)
 
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +84,7 @@ def events() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def search_command(
-    ctx: click.Context, limit: int | None, oldest_first: bool, as_json: bool, **filters: Any
+    ctx: click.Context, /, limit: int | None, oldest_first: bool, as_json: bool, **filters: Any
 ) -> None:
     """Find events, the newest first.
 
@@ -116,7 +119,7 @@ def search_command(
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
-def count_command(ctx: click.Context, by: str, as_json: bool, **filters: Any) -> None:
+def count_command(ctx: click.Context, /, by: str, as_json: bool, **filters: Any) -> None:
     """Count events, the most frequent first."""
     damage = _DamageNote()
     counts: Counter[str] = Counter()
@@ -173,15 +176,19 @@ def _keys(event: StoredEvent, by: str) -> tuple[str, ...]:
 
 
 def _write_json(found: Iterable[StoredEvent]) -> None:
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     for event in found:
         out.write(event_json(event) + b"\n")
     out.flush()
 
 
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _show(found: list[StoredEvent]) -> None:
     cells = [event_cells(event) for event in found]
-    if not sys.stdout.isatty():
+    if not _is_terminal():
         widths = [max((len(row[column]) for row in cells), default=0) for column in range(5)]
         for row in cells:
             padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

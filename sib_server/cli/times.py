@@ -48,7 +48,7 @@ def parse_moment(text: str, now_ns: int) -> int:
     return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
 
 
-class MomentType(click.ParamType):
+class MomentType(click.ParamType[int]):
     """A point in time; the value is in nanoseconds since 1970 UTC."""
 
     name = "time"

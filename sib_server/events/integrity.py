@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Final
 from sib_server.events import schema
 from sib_server.events.damage import JournalDamage
 from sib_server.events.failures import JournalDamagedError
-from sib_server.events.meta import read_meta
+from sib_server.events.meta import read_meta, read_minutes
 from sib_server.events.rows import Damaged, check_event, cursor_crc, read_kind
 from sib_server.events.stored import Seq
 from sib_server.events.streams import read_origins, read_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sib_server.events.rows import Row
 
 MOST_LISTED: Final = 100
 _META: Final = frozenset({"schema", "journal", "stream"})
@@ -63,20 +66,29 @@ def verify(path: Path) -> VerifyReport:
         return report
     try:
         for look in (_look_at_structure, _look_at_events, _look_at_tables):
-            try:
-                # One snapshot for each look: a server that writes meanwhile disturbs none.
-                connection.execute("BEGIN")
-                look(connection, report)
-            except sqlite3.DatabaseError as error:
-                if not schema.is_damage(error):
-                    raise schema.journal_error(path, error) from error
-                report.note(str(error))
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+            _run_look(connection, look, report, path)
     finally:
         connection.close()
     return report
+
+
+def _run_look(
+    connection: sqlite3.Connection,
+    look: Callable[[sqlite3.Connection, VerifyReport], None],
+    report: VerifyReport,
+    path: Path,
+) -> None:
+    try:
+        # One snapshot for each look: a server that writes meanwhile disturbs none.
+        connection.execute("BEGIN")
+        look(connection, report)
+    except sqlite3.DatabaseError as error:
+        if not schema.is_damage(error):
+            raise schema.journal_error(path, error) from error
+        report.note(str(error))
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _look_at_structure(connection: sqlite3.Connection, report: VerifyReport) -> None:
@@ -103,12 +115,12 @@ def _look_at_events(connection: sqlite3.Connection, report: VerifyReport) -> Non
         minute = event[4] // schema.MINUTE_NS
         low, high = minutes.get(minute, (event[0], event[0]))
         minutes[minute] = min(low, event[0]), max(high, event[0])
-    known = {
-        minute: (first, last)
-        for minute, first, last in connection.execute(
-            "SELECT minute, first_seq, last_seq FROM minutes"
-        )
-    }
+    known: dict[int, tuple[int, int]] = {}
+    for row in read_minutes(connection):
+        if row is None:
+            report.note("a row of the minutes is damaged")
+        else:
+            known[row[0]] = row[1:]
     for minute, (low, high) in minutes.items():
         first, last = known.get(minute, (high + 1, low - 1))
         if not first <= low <= high <= last:
@@ -117,16 +129,12 @@ def _look_at_events(connection: sqlite3.Connection, report: VerifyReport) -> Non
 
 def _look_at_tables(connection: sqlite3.Connection, report: VerifyReport) -> None:
     for row in connection.execute("SELECT ref, stream, host_id, next, crc FROM streams"):
-        try:
-            read_stream(row)
-        except Damaged:
+        if not _reads(read_stream, row):
             report.note(f"row {row[0]} of the streams is damaged")
     for row in connection.execute(
         "SELECT kind, rule, severity, source, techniques, unparsed, crc FROM kinds"
     ):
-        try:
-            read_kind(row)
-        except Damaged:
+        if not _reads(read_kind, row):
             report.note(f"row {row[0]} of the kinds is damaged")
     if not read_origins(connection)[1]:
         report.note("a row of the origins is damaged")
@@ -138,3 +146,11 @@ def _look_at_tables(connection: sqlite3.Connection, report: VerifyReport) -> Non
         report.note(f"the journal's own {', '.join(sorted(_META - meta.keys()))} is damaged")
     if meta.get("schema", str(schema.SCHEMA_VERSION)) != str(schema.SCHEMA_VERSION):
         report.note(f"the schema's version is {meta['schema']}")
+
+
+def _reads(read: Callable[[Row], object], row: Row) -> bool:
+    try:
+        read(row)
+    except Damaged:
+        return False
+    return True

@@ -45,7 +45,13 @@ from sib_server.events.incoming import (
     decide_take,
 )
 from sib_server.events.kinds import KindBook, load_kinds
-from sib_server.events.meta import highest_seq, read_meta, write_cursor, write_meta
+from sib_server.events.meta import (
+    highest_seq,
+    note_minute,
+    read_meta,
+    write_cursor,
+    write_meta,
+)
 from sib_server.events.rows import (
     EventRow,
     Identity,
@@ -179,11 +185,8 @@ class Journal:
                 connection.executemany(
                     "INSERT OR IGNORE INTO events VALUES (?,?,?,?,?,?,?,?,?)", rows
                 )
-                connection.execute(
-                    "INSERT INTO minutes VALUES (?1, ?2, ?3) ON CONFLICT (minute) DO UPDATE SET "
-                    "first_seq = min(first_seq, ?2), last_seq = max(last_seq, ?3)",
-                    (received_ns // schema.MINUTE_NS, before + 1, self._last_seq),
-                )
+                minute = received_ns // schema.MINUTE_NS
+                note_minute(connection, minute, before + 1, self._last_seq)
                 write_meta(connection, "last_seq", str(self._last_seq))
             connection.executemany(
                 "INSERT OR REPLACE INTO streams VALUES (?,?,?,?,?)", self._streams.staged_rows()

@@ -14,12 +14,13 @@ from sib_protocol.events import TECHNIQUE, Priority
 from sib_server.events.rows import NO_KIND, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sib_protocol.events import EventSummary
     from sib_server.events.stored import StoredEvent
 
 MAX_TEXT_BYTES: Final = 4096
+MAX_SEQ: Final = 2**62
 STREAM_CHUNK: Final = 1024
 _MOST_PLANNED_KINDS: Final = 2_000
 """SQLite takes far more parameters; beyond this so much matches that a plain scan is no slower."""
@@ -170,20 +171,29 @@ class Statement:
     parameters: tuple[int | bytes, ...]
 
 
-def bounds_statement(query: Query, minute_ns: int) -> Statement:
-    """The lowest and the highest place that the search's time can hold."""
-    conditions, parameters = ["1"], []
-    if query.since_ns is not None:
-        conditions.append("minute >= ?")
-        parameters.append(_int64(query.since_ns // minute_ns))
-    if query.until_ns is not None:
-        conditions.append("minute <= ?")
-        parameters.append(_int64(query.until_ns // minute_ns))
-    where = " AND ".join(conditions)
-    return Statement(
-        f"SELECT min(first_seq), max(last_seq) FROM minutes WHERE {where}",  # noqa: S608 -- fixed words
-        tuple(parameters),
-    )
+def time_bounds(
+    query: Query, minutes: Iterable[tuple[int, int, int] | None], minute_ns: int
+) -> tuple[int, int] | None:
+    """The lowest and the highest place that events of the search's time can have.
+
+    Args:
+        query: the search.
+        minutes: (minute, first place, last place); ``None`` stands for one that is not known.
+        minute_ns: nanoseconds in a minute.
+
+    Returns:
+        ``None`` where no event is of that time; everything where a minute is not known.
+    """
+    low, high = MAX_SEQ, 0
+    for known in minutes:
+        if known is None:
+            return 1, MAX_SEQ
+        minute, first, last = known
+        if (query.since_ns is None or minute >= query.since_ns // minute_ns) and (
+            query.until_ns is None or minute <= query.until_ns // minute_ns
+        ):
+            low, high = min(low, first), max(high, last)
+    return (low, high) if high else None
 
 
 def scan_statement(columns: str, low: int, high: int, *, newest_first: bool) -> Statement:
@@ -237,7 +247,3 @@ def windows(low: int, high: int, *, newest_first: bool, first_size: int = 4096) 
             low = end + 1
         size = min(size * 2, 65_536)
     return cut
-
-
-def _int64(value: int) -> int:
-    return max(-(2**63), min(2**63 - 1, value))

@@ -17,8 +17,8 @@ from sib_server.events import schema
 from sib_server.events.damage import JournalDamage
 from sib_server.events.failures import JournalDamagedError, JournalError
 from sib_server.events.kinds import load_kinds
-from sib_server.events.meta import read_cursors, read_meta
-from sib_server.events.query import planned_kinds
+from sib_server.events.meta import read_cursors, read_meta, read_minutes
+from sib_server.events.query import planned_kinds, time_bounds
 from sib_server.events.rows import NO_KIND, Damaged, Identities, Kind, stored_event
 from sib_server.events.stored import Seq
 from sib_server.events.streams import read_origins
@@ -199,6 +199,21 @@ class JournalReader:
         except sqlite3.Error as error:
             raise schema.journal_error(self.path, error) from error
         return self._kinds
+
+    def bounds(self, query: Query) -> tuple[int, int] | None:
+        """The places, both included, among which a search has to look; ``None`` for nowhere.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        try:
+            last = self._last_known()
+            if query.since_ns is None and query.until_ns is None:
+                return (1, last) if last else None
+            bounds = time_bounds(query, read_minutes(self._connection), schema.MINUTE_NS)
+        except sqlite3.Error as error:
+            raise schema.journal_error(self.path, error) from error
+        return None if bounds is None else (bounds[0], min(bounds[1], last))
 
     def planned_kinds(self, query: Query) -> list[int] | None:
         """As :func:`query.planned_kinds`, with the kinds whose rows are damaged."""

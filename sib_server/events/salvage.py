@@ -24,7 +24,7 @@ from sib_server.events import carve, schema
 from sib_server.events.failures import JournalMissingError
 from sib_server.events.journal import create_tables, take_lock
 from sib_server.events.kinds import KindBook
-from sib_server.events.meta import write_cursor, write_meta
+from sib_server.events.meta import note_minute, write_cursor, write_meta
 from sib_server.events.raw import WalPages, open_database, open_wal
 from sib_server.events.rows import (
     Damaged,
@@ -212,10 +212,11 @@ class _Fresh:
         connection.executemany(
             "INSERT INTO streams VALUES (?,?,?,?,?)", [state.row() for state in self._book]
         )
-        connection.execute(
-            "INSERT INTO minutes SELECT received_ns / ?, min(seq), max(seq) FROM events GROUP BY 1",
+        for bounds in connection.execute(
+            "SELECT received_ns / ?, min(seq), max(seq) FROM events GROUP BY 1",
             (schema.MINUTE_NS,),
-        )
+        ).fetchall():
+            note_minute(connection, *bounds)
         (highest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
         last_seq = max(
             highest or 0, int(facts.meta.get("last_seq", "0")), *facts.cursors.values(), 0
@@ -240,7 +241,8 @@ def salvage(damaged: Path, fresh: Path) -> SalvageReport:
     Raises:
         JournalMissingError: there is no ``damaged``.
         JournalInUseError: a server has it open.
-        FileAccessError: ``fresh`` exists, or one of both cannot be read or written.
+        FileAccessError: ``fresh`` exists, or ``damaged`` cannot be read.
+        JournalUnavailableError: ``fresh`` cannot be written.
     """
     if not damaged.is_file():
         raise JournalMissingError(damaged)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sib_server.events.failures import JournalDamagedError
 from sib_server.events.query import (
     Statement,
-    bounds_statement,
     kinds_statement,
     matches,
     scan_statement,
     stream_statement,
     windows,
 )
-from sib_server.events.schema import EVENT_COLUMNS, MINUTE_NS
+from sib_server.events.schema import EVENT_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,12 +40,11 @@ def search(reader: JournalReader, query: Query) -> Iterator[StoredEvent]:
     Raises:
         JournalError: the journal cannot be read.
     """
-    (bounds,) = _run(reader, bounds_statement(query, MINUTE_NS))
-    low, high = bounds
-    if low is None or high is None:
+    bounds = reader.bounds(query)
+    if bounds is None:
         return
     left = query.limit
-    for event in _candidates(reader, query, max(1, low), high):
+    for event in _candidates(reader, query, *bounds):
         if not matches(query, event):
             continue
         yield event

@@ -26,9 +26,7 @@ class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ] = 90.0
     retention_bytes: Annotated[
         Annotated[int, Meta(ge=1024 * 1024)] | None,
-        Meta(
-            description="Above this size the oldest go, once every sink has them."
-        ),
+        Meta(description="Above this size the oldest go, once every sink has them."),
     ] = 20 * 1024**3
     waiting_events: Annotated[
         int, Meta(ge=1, description="How many events may wait in memory before hosts get a 503.")
