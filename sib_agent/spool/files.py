@@ -23,7 +23,12 @@ def open_regular(path: Path) -> int:
         OSError: it cannot be opened, or is something else.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -50,14 +55,18 @@ def candidates_in(active: Path, position: SourcePosition | None) -> list[Candida
     with os.scandir(active.parent) as entries:
         for entry in entries:
             number = taken_number(active.name, entry.name)
-            wanted = position is not None and entry.inode() == position.inode
-            if entry.name != active.name and number is None and not wanted:
+            own = entry.name == active.name or number is not None
+            if not own and (position is None or entry.inode() != position.inode):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
                 if entry.name != active.name and not stat.S_ISREG(status.st_mode):
                     continue
-                familiar = wanted and _is_familiar(active.with_name(entry.name), position)
+                familiar = (
+                    position is not None
+                    and status.st_ino == position.inode
+                    and _is_familiar(active.with_name(entry.name), position)
+                )
             except FileNotFoundError:
                 continue
             found.append(
@@ -74,9 +83,7 @@ def candidates_in(active: Path, position: SourcePosition | None) -> list[Candida
     return found
 
 
-def _is_familiar(path: Path, position: SourcePosition | None) -> bool:
-    if position is None:
-        return False
+def _is_familiar(path: Path, position: SourcePosition) -> bool:
     descriptor = open_regular(path)
     try:
         if os.fstat(descriptor).st_size < position.offset:

@@ -114,7 +114,7 @@ class Intake:
         self._pending = None
         self._source.accept(gulp)
         self._lines += len(gulp.lines)
-        self._bytes += gulp.bytes
+        self._bytes += gulp.size
         self._cut += gulp.shortened
         return True
 

@@ -73,9 +73,14 @@ def recover_spool(directory: Path, state_file: StateFile) -> Recovered:
         for segment in segments[:-1]
         if (mark := read_first_mark(segment)) is not None
     ]
-    return Recovered(
-        state, segments, SegmentWriter.open(newest), found.mark, times + list(found.times)
-    )
+    writer = SegmentWriter.open(newest)
+    if not found.twice:
+        # Said again, so that one flipped bit cannot take it back; no harm yet where there is no room.
+        last = found.mark
+        again = Mark(last.stream, last.next, last.next, time.time(), last.position)
+        with suppress(OSError):
+            writer.write(encode_commit((), again))
+    return Recovered(state, segments, writer, found.mark, times + found.times)
 
 
 def reconcile(known: SpoolState | None, mark: Mark, oldest: LineNumber) -> SpoolState:

@@ -151,8 +151,7 @@ class Standing:
         renamed: the active name is not (or no longer) this file's.
         rotate: it may be renamed: nothing forbids it or has just failed.
         followed: there is another file to go on with.
-        settled: seconds since it is known to be renamed.
-        quiet: seconds since it last grew.
+        settled: it is renamed for so long that who has it open can be told.
     """
 
     size: int
@@ -161,8 +160,7 @@ class Standing:
     renamed: bool
     rotate: bool
     followed: bool
-    settled: float
-    quiet: float
+    settled: bool
 
 
 def next_step(standing: Standing, rotate_bytes: int) -> Step:
@@ -176,7 +174,7 @@ def next_step(standing: Standing, rotate_bytes: int) -> Step:
         return Step.TAKE_OVER
     if standing.size > standing.read:
         return Step.READ
-    if standing.renamed and standing.followed and standing.settled >= SETTLE_SECONDS:
+    if standing.renamed and standing.followed and standing.settled:
         return Step.LEAVE
     return Step.WAIT
 

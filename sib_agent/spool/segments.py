@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sib_agent.spool.records import (
@@ -63,12 +63,14 @@ class Recovery:
     Attributes:
         mark: of the last whole commit; says the next number and the source's position.
         size: where that commit ends; what follows is a torn write and must go.
+        twice: both of its marks are there, so that one more flipped bit does not cost it.
         times: (first line, seconds since 1970 UTC) of the segment's commits, oldest first.
     """
 
     mark: Mark
     size: int
-    times: list[tuple[LineNumber, float]] = field(default_factory=list)
+    twice: bool
+    times: list[tuple[LineNumber, float]]
 
 
 def recover(data: bytes, first: LineNumber) -> Recovery | None:
@@ -89,6 +91,7 @@ def recover(data: bytes, first: LineNumber) -> Recovery | None:
     best: Recovery | None = None
     times: list[tuple[LineNumber, float]] = []
     head: Mark | None = None
+    latest_head: Mark | None = None
     # Lines run_first <= n < due stand in the file one after the other, and end at `at`.
     run_first = due = int(first)
     at = 0
@@ -96,6 +99,7 @@ def recover(data: bytes, first: LineNumber) -> Recovery | None:
         unbroken = frame.start == at
         at = frame.end
         whole: Mark | None = None
+        twice = False
         if frame.kind is FrameKind.LINE:
             if not unbroken or frame.number != due:
                 run_first, head = int(frame.number), None
@@ -106,15 +110,16 @@ def recover(data: bytes, first: LineNumber) -> Recovery | None:
                 # Older than what is known: bytes that the file system brought back.
                 continue
             if frame.kind is FrameKind.HEAD:
-                head, run_first, due = mark, int(mark.first), int(mark.first)
+                head = latest_head = mark
+                run_first = due = int(mark.first)
             elif mark.first == mark.next or (
                 unbroken and run_first <= mark.first and due == mark.next
             ):
-                whole = mark
+                whole, twice = mark, mark == latest_head
         if head is not None and due == head.next:
             whole, head = head, None
         if whole is not None:
-            best = Recovery(whole, at, times)
+            best = Recovery(whole, at, twice, times)
             if whole.next > whole.first and (not times or times[-1][0] < whole.first):
                 times.append((whole.first, whole.written))
     return best

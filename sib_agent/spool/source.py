@@ -23,6 +23,7 @@ from sib_agent.spool.lines import NOTHING, Partial, cut_lines
 from sib_agent.spool.records import FINGERPRINT_REACH, SourcePosition, fingerprint
 from sib_agent.spool.rotation import (
     HELD_SECONDS,
+    SETTLE_SECONDS,
     Candidate,
     Standing,
     Step,
@@ -69,14 +70,14 @@ class Gulp:
         lines: complete event lines, oldest first.
         position: where the source stands after them.
         commit: whether the position must be made durable even if there are no lines.
-        bytes: read from the file.
+        size: bytes read from the file for it.
         shortened: how many of ``lines`` were cut to the longest allowed.
     """
 
     lines: list[bytes]
     position: SourcePosition
     commit: bool
-    bytes: int
+    size: int
     shortened: int
     _partial: Partial
     _read: int
@@ -99,6 +100,7 @@ class Source:
         *,
         rotate_bytes: int = DEFAULT_ROTATE_BYTES,
         grace_seconds: float = DEFAULT_GRACE_SECONDS,
+        settle_seconds: float = SETTLE_SECONDS,
         gulp_bytes: int = GULP_BYTES,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
@@ -110,6 +112,7 @@ class Source:
             rotate_bytes: size from which the file is taken over.
             grace_seconds: how long a renamed file must not grow before it is left, where the
                 file system does not tell who has it open.
+            settle_seconds: how long after a rename no answer about writers is trusted.
             gulp_bytes: the most that one :meth:`poll` reads.
             max_line_bytes: the longest that a line may be; the rest of a longer one is dropped.
         """
@@ -119,11 +122,13 @@ class Source:
         self._position = position
         self._rotate_bytes = rotate_bytes
         self._grace = grace_seconds
+        self._settle = settle_seconds
         self._gulp_bytes = gulp_bytes
         self._max_line = max_line_bytes
         self._file: _Followed | None = None
         self._done = 0
         self._rotate_after = 0.0
+        self._waiting = False
 
     def poll(self) -> Gulp | None:
         """Look once, reading a bounded amount.
@@ -132,8 +137,8 @@ class Source:
             Something to make durable and then :meth:`accept`; ``None`` when there is nothing now.
         """
         try:
-            if self._file is None and not self._start():
-                return None
+            if self._file is None:
+                return self._start()
             return self._look()
         except OSError as error:
             self.problem = f"{error.filename or self.path}: {error.strerror or error}"
@@ -157,8 +162,8 @@ class Source:
 
     @property
     def waiting_for_writers(self) -> bool:
-        """The file is at its end and renamed: look again soon, nothing will wake us."""
-        return self._file is not None and self._file.renamed_at is not None
+        """A renamed file is at its end and may be left soon: nothing will wake us for that."""
+        return self._waiting
 
     def close(self) -> None:
         """Let go of the file."""
@@ -166,13 +171,13 @@ class Source:
             os.close(self._file.descriptor)
             self._file = None
 
-    def _start(self) -> bool:
-        """Open the file to begin with; False while there is none."""
+    def _start(self) -> Gulp | None:
+        """Open the file to begin with, if there is one."""
         files = candidates_in(self.path, self._position)
         start = find_start(self._position, files)
         if start.candidate is None:
             self.problem = None
-            return False
+            return None
         self._file = self._follow(start.candidate, start.offset)
         self._done = start.done
         self.truncations += start.truncated
@@ -180,7 +185,24 @@ class Source:
         for file in files:
             if file.number is not None and file.number <= start.done:
                 self._delete(file.name, file.inode)
-        return True
+        # At once and without lines: were it renamed by somebody and we restarted before its first
+        # line is in the spool, nothing else would tell it from any old file.
+        return self._arrive(self._file, start.offset)
+
+    def _arrive(self, file: _Followed, offset: int, following: _Followed | None = None) -> Gulp:
+        """Only a position: the beginning of a file."""
+        position = self._place(file, offset, None)
+        return Gulp(
+            [],
+            position,
+            commit=position != self._position,
+            size=0,
+            shortened=0,
+            _partial=NOTHING,
+            _read=offset,
+            _before=file.before,
+            _next=following,
+        )
 
     def _follow(self, candidate: Candidate, offset: int) -> _Followed:
         descriptor = open_regular(self.path.with_name(candidate.name))
@@ -206,6 +228,9 @@ class Source:
         data, size = self._read_on(file)
         if size > file.read:
             file.grown_at = now
+        renamed_for = now - file.renamed_at if file.renamed_at is not None else 0.0
+        followed = renamed and self._has_successor(active is not None)
+        self._waiting = followed and renamed_for < HELD_SECONDS
         step = next_step(
             Standing(
                 size=size,
@@ -213,9 +238,8 @@ class Source:
                 intact=data is not None,
                 renamed=renamed,
                 rotate=now >= self._rotate_after,
-                followed=renamed and self._has_successor(active is not None),
-                settled=now - file.renamed_at if file.renamed_at is not None else 0.0,
-                quiet=now - file.grown_at,
+                followed=followed,
+                settled=renamed_for >= self._settle,
             ),
             self._rotate_bytes,
         )
@@ -228,7 +252,7 @@ class Source:
             problem = self._take_over(file)
         elif step is Step.LEAVE:
             self.problem = None
-            return self._leave(file, now - file.grown_at, now - (file.renamed_at or now))
+            return self._leave(file, now - file.grown_at, renamed_for)
         if now < self._rotate_after and problem is None:
             problem = self.problem
         if data:
@@ -238,7 +262,7 @@ class Source:
 
     def _active(self) -> os.stat_result | None:
         try:
-            return os.stat(self.path, follow_symlinks=False)
+            return self.path.stat(follow_symlinks=False)
         except FileNotFoundError:
             return None
 
@@ -269,7 +293,7 @@ class Source:
             cut.lines,
             self._place(file, offset, known),
             commit=False,
-            bytes=len(data),
+            size=len(data),
             shortened=cut.shortened,
             _partial=cut.partial,
             _read=read,
@@ -301,9 +325,9 @@ class Source:
             file.name, file.number, file.renamed_at = name, number, time.monotonic()
         return None
 
-    def _leave(self, file: _Followed, quiet: float, settled: float) -> Gulp | None:
+    def _leave(self, file: _Followed, quiet: float, renamed_for: float) -> Gulp | None:
         if not may_leave(has_writers(file.descriptor), quiet, self._grace):
-            if settled >= HELD_SECONDS:
+            if renamed_for >= HELD_SECONDS:
                 self.problem = (
                     f"{self.path.with_name(file.name)}: a process holds it open for writing; "
                     "Falco needs file_output.keep_alive: false"
@@ -317,7 +341,7 @@ class Source:
                 [file.partial.kept],
                 self._place(file, file.read, file.before),
                 commit=True,
-                bytes=0,
+                size=0,
                 shortened=int(file.partial.over),
                 _partial=NOTHING,
                 _read=file.read,
@@ -327,17 +351,7 @@ class Source:
         if found is None:
             return None
         following = self._follow(found, 0)
-        return Gulp(
-            [],
-            self._place(following, 0, b""),
-            commit=True,
-            bytes=0,
-            shortened=0,
-            _partial=NOTHING,
-            _read=0,
-            _before=b"",
-            _next=following,
-        )
+        return self._arrive(following, 0, following)
 
     def _delete(self, name: str, inode: int) -> None:
         path = self.path.with_name(name)
