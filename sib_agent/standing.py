@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -11,8 +12,6 @@ from sib_agent.health import Snapshot
 from sib_protocol.errors import FileAccessError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sib_protocol.identity import Identity
 
 _FRESH_SECONDS: Final = 30.0
@@ -43,8 +42,13 @@ def load_snapshot(path: Path) -> Snapshot | None:
         raise FileAccessError(path, error.strerror or str(error), "run it as root") from error
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number is there."""
+    return Path(f"/proc/{pid}").exists()
+
+
 def judge_standing(
-    identity: Identity, snapshot: Snapshot | None, now: float
+    identity: Identity, snapshot: Snapshot | None, now: float, *, alive: bool = True
 ) -> tuple[Standing, list[str]]:
     """What to say of an agent.
 
@@ -52,6 +56,7 @@ def judge_standing(
         identity: in force.
         snapshot: the daemon's last one.
         now: seconds since 1970 UTC.
+        alive: whether the snapshot's process is there.
 
     Returns:
         The standing, and each problem with what to do about it.
@@ -60,7 +65,7 @@ def judge_standing(
     if identity.not_after <= now:
         problems.append("the certificate has ended: run 'sib-agent renew'")
     # The status file's time is the same clock's, unless that was set in between.
-    if snapshot is None or abs(now - snapshot.written) > _FRESH_SECONDS:
+    if snapshot is None or not alive or abs(now - snapshot.written) > _FRESH_SECONDS:
         problems.append("the daemon does not run: 'systemctl start sib-agent'")
         return Standing.STOPPED, problems
     report = snapshot.report

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sib_agent.settings import AgentSettings
-from sib_agent.standing import Standing, judge_standing, load_snapshot
+from sib_agent.standing import Standing, is_alive, judge_standing, load_snapshot
 from sib_protocol.console import print_json, printable
 from sib_protocol.errors import ExitCode
 from sib_protocol.identity import IdentityStore
@@ -67,7 +67,8 @@ def status(settings: AgentSettings, as_json: bool) -> None:
     """
     identity = IdentityStore(settings.identity.directory).load()
     snapshot = load_snapshot(settings.status.file)
-    standing, problems = judge_standing(identity, snapshot, time.time())
+    alive = snapshot is not None and is_alive(snapshot.pid)
+    standing, problems = judge_standing(identity, snapshot, time.time(), alive=alive)
     if as_json:
         print_json(_json(identity, snapshot, standing, problems))
     else:

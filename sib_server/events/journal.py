@@ -62,9 +62,10 @@ from sib_server.events.stored import Seq
 from sib_server.events.streams import StreamBook, load_streams
 
 if TYPE_CHECKING:
-    from sib_server.events.streams import StreamState
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from sib_server.events.streams import StreamState
 
 GAP_RULE: Final = "SIB event gap"
 OWN_NAME: Final = HostName("sib-server")

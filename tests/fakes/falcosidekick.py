@@ -145,7 +145,7 @@ class FakeFalcosidekick:
         output = self.outputs[name]
         while True:
             payload = await self.queues[name].get()
-            while output.state == "hang":  # noqa: ASYNC110 - tests set the state as plain data
+            while output.state == "hang":
                 await asyncio.sleep(0.01)
             if output.seconds:
                 await asyncio.sleep(output.seconds)

@@ -20,7 +20,7 @@ from sib_server.events.stored import StoredEvent
 from tests.fakes.control import Failure, cut, serve
 from tests.fakes.events import stored
 from tests.fakes.falcosidekick import FakeFalcosidekick, Output
-from tests.integration.components import (
+from tests.support.components import (
     FakeFalcosidekickProgram,
     Falcosidekick,
     RealFalcosidekick,
@@ -49,7 +49,7 @@ class Receiver:
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.posts += 1
-        while self.hang:  # noqa: ASYNC110 - tests set the state as plain data
+        while self.hang:
             await asyncio.sleep(0.02)
         if self.down:
             return web.Response(status=503)

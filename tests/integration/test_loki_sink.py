@@ -21,7 +21,7 @@ from sib_server.events.stored import StoredEvent
 from tests.fakes.control import Failure
 from tests.fakes.events import SECOND, stored
 from tests.fakes.loki import FakeLoki, Limits
-from tests.integration.components import FakeLokiProgram, Loki, RealLoki, get, post_json
+from tests.support.components import FakeLokiProgram, Loki, RealLoki, get, post_json
 
 HOUR = 3600 * SECOND
 pytestmark = pytest.mark.timeout(180)

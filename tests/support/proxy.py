@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Mode(Enum):
-    PASS = "pass"  # noqa: S105 - a mode, not a password
+    PASS = "pass"
     CUT = "cut"
     """Every connection is reset, and new ones are refused."""
     HANG = "hang"

@@ -97,7 +97,7 @@ def delivery(sink: Sink, journal: Journal, slept: list[float] | None = None) -> 
 
 async def until(condition: object, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # type: ignore[operator]  # noqa: ASYNC110
+        while not condition():  # type: ignore[operator]
             await asyncio.sleep(0)
 
 
