@@ -145,7 +145,7 @@ class AgentDaemon:
         def guarded() -> None:
             try:
                 work()
-            except Exception:  # a thread that dies must take the daemon down, whatever killed it
+            except Exception:  # noqa: BLE001  (whatever killed it, the daemon goes down with it)
                 _log.exception("the %s died", name)
             if not self._stop.is_set():
                 self._died.append(name)

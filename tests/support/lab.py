@@ -199,6 +199,16 @@ class Agent(Daemon):
         self.config.write_text(yaml.safe_dump(tree))
         super().__init__("sib_agent", self.config, "run", directory / "agent.log")
 
+    def start(self, environment: dict[str, str] | None = None, *, wait: bool = True) -> None:
+        self.status_file.unlink(missing_ok=True)
+        super().start(environment)
+        if wait:
+            wait_for("the agent runs", self._runs, READY_SECONDS)
+
+    def _runs(self) -> bool:
+        assert self.running, self.tail()
+        return self.status_file.exists()
+
     def cli(
         self, *arguments: str, text: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
