@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import urllib.error
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -77,11 +76,7 @@ def push(
             for labels, entries in streams
         ]
     }
-    try:
-        post_json(f"{loki.url}/loki/api/v1/push", content)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    return 204, ""
+    return post_json(f"{loki.url}/loki/api/v1/push", content)
 
 
 def test_events_arrive_once_with_their_labels_however_often_they_are_sent(
@@ -307,6 +302,24 @@ def test_a_stream_that_was_stored_is_not_sent_again_when_another_was_not(tmp_pat
         assert len(fake.entries()) == 3
         await sink.deliver(events)
         assert (len(fake.entries()), fake.duplicates) == (4, 0)
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_shared_push_that_is_refused_is_sent_by_stream(tmp_path: Path) -> None:
+    async def scenario(fake: FakeLoki, sink: LokiSink) -> None:
+        now = time.time_ns()
+        await sink.deliver([stored(n, host=f"h{n}") for n in range(6)])
+        before = fake.requests
+        await sink.deliver([stored(10 + n, host=f"h{n}") for n in range(6)])
+        assert fake.requests == before + 1, "streams that are known share a request"
+        events = [
+            stored(20 + n, host=f"h{n}", time_ns=now + (24 * HOUR if n == 2 else 0))
+            for n in range(6)
+        ]
+        report = await sink.deliver(events)
+        assert (report.accepted, report.adjusted) == (6, 1)
+        assert len(fake.entries()) == 18
 
     with_fake(tmp_path, scenario)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -40,12 +41,16 @@ def get(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def post_json(url: str, content: object) -> None:
+def post_json(url: str, content: object) -> tuple[int, str]:
     request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
         url, json.dumps(content).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-        pass
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return int(answer.status), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 class Program:
@@ -190,15 +195,8 @@ class RealLoki(Loki):
 
     def is_up(self) -> bool:
         # /ready says so only after its ring has been stable for 15 s; pushes are taken before.
-        request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
-            f"{self.url}/loki/api/v1/push",
-            json.dumps(
-                {"streams": [{"stream": {"up": "1"}, "values": [[str(time.time_ns()), "up"]]}]}
-            ).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 204)
+        content = {"streams": [{"stream": {"up": "1"}, "values": [[str(time.time_ns()), "up"]]}]}
+        return post_json(f"{self.url}/loki/api/v1/push", content)[0] == 204
 
 
 class Falcosidekick(Program):

@@ -174,6 +174,15 @@ class Knowledge:
             _remember(self._cutoffs, stream, max(answer.behind_ns, self._cutoffs.get(stream, 0)))
         self._seen.pop(stream, None)
 
+    def is_plain(self, longest: int) -> bool:
+        """Whether nothing is known that could change an event with a line up to this length."""
+        return (
+            self._oldest_age_ns is None
+            and self._ahead_ns is None
+            and not self._cutoffs
+            and (self._line_limit is None or longest <= self._line_limit)
+        )
+
     def stored(self, stream: bytes, newest_ns: int, at: float) -> None:
         """Note that a stream took entries up to this time, at this moment of a monotonic clock."""
         before = self._seen.get(stream)

@@ -35,6 +35,7 @@ SHARED_STREAM_BYTES: Final = 128 * 1024
 """A stream with more than this in one delivery gets a request of its own."""
 
 _CACHED: Final = 8192
+_CACHED_BYTES: Final = 2048
 _METADATA_CODE: Final = "utf-8"
 _TIMES_END: Final = 1 << 63
 
@@ -128,8 +129,7 @@ class EventEncoder:
 
     def __init__(self, sources: Iterable[str]) -> None:
         self._sources = frozenset(sources)
-        self._streams: dict[tuple[str, str, str | None, bool], bytes] = {}
-        self._pairs: dict[tuple[object, ...], bytes] = {}
+        self._repeating: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
 
     def encode(self, event: StoredEvent, fix: Fix = NO_FIX) -> Entry:
         """The entry of an event under a fix."""
@@ -140,9 +140,9 @@ class EventEncoder:
             time_ns = own
         else:
             time_ns = event.received_ns if fix.time_ns is None else fix.time_ns
-        pairs = loki_wire.event_id(
-            f"{event.event_id.stream}/{event.event_id.number}".encode()
-        ) + self._repeating_pairs(event)
+        stream, repeating = self._what_repeats(event)
+        event_id = event.event_id
+        pairs = loki_wire.event_id(f"{event_id.stream}/{event_id.number}".encode()) + repeating
         adjusted = own is not None and time_ns != own
         if adjusted:
             pairs += _pair("sib_event_time", str(own))
@@ -157,19 +157,35 @@ class EventEncoder:
             line = _clip_bytes(line, fix.line_limit)
             pairs += _pair("sib_truncated", str(len(event.line)))
         wire = loki_wire.entry(time_ns, line, pairs)
-        return Entry(event, self._stream(event), time_ns, wire, fix, adjusted, truncated)
+        return Entry(event, stream, time_ns, wire, fix, adjusted, truncated)
 
-    def _stream(self, event: StoredEvent) -> bytes:
+    def _what_repeats(self, event: StoredEvent) -> tuple[bytes, bytes]:
+        """The stream's labels, and the metadata that more events than this one have."""
         summary = event.summary
         priority = summary.priority
-        # An enum's own hash is a call in Python; its value's is not.
-        word = None if priority is None else priority._value_
-        key = (event.host_name, summary.source, word, summary.unparsed)
-        found = self._streams.get(key)
+        # Tags come as the rule has them, so their text stands for them. Falco writes them after
+        # everything that a host could make look like tags.
+        begin = event.line.rfind(_TAGS)
+        text = event.line[begin : event.line.find(b"]", begin)] if begin >= 0 else b""
+        key = (
+            event.host_id,
+            event.host_name,
+            summary.rule,
+            summary.techniques,
+            # An enum's own hash is a call in Python; its value's is not.
+            None if priority is None else priority._value_,
+            summary.source,
+            text,
+        )
+        found = self._repeating.get(key)
         if found is None:
-            if len(self._streams) >= _CACHED:
-                self._streams.clear()
-            found = self._streams[key] = self._labels(event).encode()
+            found = self._labels(event).encode(), self._pairs(event)
+            size = len(text) + len(summary.rule) + len(summary.source) + len(summary.techniques)
+            # Without the text nothing says that the tags are the same; what is long would stay.
+            if text and size <= _CACHED_BYTES and not summary.unparsed:
+                if len(self._repeating) >= _CACHED:
+                    self._repeating.clear()
+                self._repeating[key] = found
         return found
 
     def _labels(self, event: StoredEvent) -> str:
@@ -183,29 +199,19 @@ class EventEncoder:
         # order is the one in which Loki itself writes labels.
         return f'{{host="{event.host_name}", priority="{priority}", source="{source}"}}'
 
-    def _repeating_pairs(self, event: StoredEvent) -> bytes:
+    def _pairs(self, event: StoredEvent) -> bytes:
         summary = event.summary
-        # Tags come as the rule has them, so their text stands for them. Falco writes them after
-        # everything that a host could make look like tags.
-        begin = event.line.rfind(_TAGS)
-        text = event.line[begin : event.line.find(b"]", begin)] if begin >= 0 else None
-        key = (event.host_id, summary.rule, summary.techniques, summary.source, text)
-        found = None if text is None else self._pairs.get(key)
-        if found is None:
-            if len(self._pairs) >= _CACHED:
-                self._pairs.clear()
-            tags = () if summary.unparsed else _tags_decoder.decode(event.line).tags or ()
-            pairs = [_pair("host_id", event.host_id)]
-            if summary.rule:
-                pairs.append(_pair("rule", summary.rule))
-            if tags:
-                pairs.append(_pair("tags", ",".join(tags)))
-            if summary.techniques:
-                pairs.append(_pair("technique", ",".join(summary.techniques)))
-            if summary.source and summary.source not in self._sources:
-                pairs.append(_pair("event_source", summary.source))
-            found = self._pairs[key] = b"".join(pairs)
-        return found
+        tags = () if summary.unparsed else _tags_decoder.decode(event.line).tags or ()
+        pairs = [_pair("host_id", event.host_id)]
+        if summary.rule:
+            pairs.append(_pair("rule", summary.rule))
+        if tags:
+            pairs.append(_pair("tags", ",".join(tags)))
+        if summary.techniques:
+            pairs.append(_pair("technique", ",".join(summary.techniques)))
+        if summary.source and summary.source not in self._sources:
+            pairs.append(_pair("event_source", summary.source))
+        return b"".join(pairs)
 
 
 def _as_utf8(line: bytes) -> tuple[bytes, bool]:

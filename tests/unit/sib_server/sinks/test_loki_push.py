@@ -159,13 +159,21 @@ def test_times_before_1970_and_unknown_sources_do_not_reach_loki() -> None:
     assert metadata["event_source"] == "made up"
 
 
-def test_caches_are_bounded_and_keep_nothing_wrong(monkeypatch: object) -> None:
+def test_caches_are_bounded_and_keep_nothing_wrong() -> None:
     encoder = EventEncoder(SOURCES)
+    for number in range(3):
+        endless = b'{"rule":"r","tags":["t%d"],"x":{"tags":["' % number + b"y" * 4096 + b'"]}}'
+        assert one(encoder.encode(stored(number, line=endless)))[3]["tags"] == f"t{number}"
     for number in range(9000):
         entry = encoder.encode(stored(number, time_ns=NOW, host=f"h{number}", rule=f"r{number}"))
         if number % 1000 == 0:
             assert f'host="h{number}"' in one(entry)[0]
             assert one(entry)[3]["rule"] == f"r{number}"
+
+
+def test_characters_are_not_cut_in_two() -> None:
+    entry = EventEncoder(SOURCES).encode(stored(1, line="é".encode() * 10), Fix(line_limit=5))
+    assert one(entry)[2] == "éé"
 
 
 @given(
