@@ -85,7 +85,8 @@ class Accepted:
 
     Attributes:
         next: the first number that the journal does not have.
-        stored: how many lines were new.
+        stored: how many lines were new; after a salvage some of them may have been there already,
+            above ``next``, and were not stored again.
         skipped: how many it had already.
         last_seq: the journal's newest event after this.
     """

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sib_protocol.errors import FileAccessError, SibError
 from sib_protocol.events import summarize
 from sib_protocol.files import sync_directory
+from sib_protocol.ids import StreamId
 from sib_server.events import carve, schema
 from sib_server.events.failures import JournalMissingError
 from sib_server.events.journal import create_tables, take_lock
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from sib_protocol.ids import HostId, StreamId
+    from sib_protocol.ids import HostId
 
 _COMMIT_EVENTS: Final = 5_000
 
@@ -181,8 +182,11 @@ class _Fresh:
             self._book.stage(state.stream, owner, number)
         self._book.commit()
 
-    def extend(self, unsettled: Callable[[StreamId], StreamState | None]) -> None:
-        """Move streams over the events that came since, up to the first hole."""
+    def extend(self, unsettled: Callable[[StreamId], StreamState | None], own: StreamId) -> None:
+        """Move streams over the events that came since, up to the first hole.
+
+        The journal's own stream passes over holes too: nobody sends its events again.
+        """
         self.flush()
         for state in list(self._book):
             number = state.next
@@ -196,9 +200,9 @@ class _Fresh:
                 "SELECT number FROM events WHERE stream = ? AND number >= ? ORDER BY number",
                 (state.ref, number),
             ):
-                if found != number:
+                if found != number and state.stream != own:
                     break
-                number += 1
+                number = found + 1
             owner = unsettled(state.stream)
             self._book.stage(
                 state.stream, owner.host_id if owner is not None else state.host_id, number
@@ -277,11 +281,8 @@ def _salvage(damaged: Path, partial: Path) -> SalvageReport:
     connection = schema.open_for_writing(partial)
     try:
         report.identity_kept = {"journal", "stream"} <= meta.keys()
-        create_tables(
-            connection,
-            journal_id=meta.get("journal", str(uuid.uuid4())),
-            stream=meta.get("stream", str(uuid.uuid4())),
-        )
+        own = StreamId(meta.get("stream", str(uuid.uuid4())))
+        create_tables(connection, journal_id=meta.get("journal", str(uuid.uuid4())), stream=own)
         target = _Fresh(connection)
         pruned = max(int(facts.meta.get("pruned", "0")) for facts in (settled, unsettled))
 
@@ -297,7 +298,7 @@ def _salvage(damaged: Path, partial: Path) -> SalvageReport:
         take(_carve_events(damaged, log=False))
         target.settle(settled.streams)
         take(_carve_events(damaged, log=True))
-        target.extend(unsettled.streams.get)
+        target.extend(unsettled.streams.get, own)
         report.events = target.count()
         report.carved = report.events - report.read
         for sink, seq in unsettled.cursors.items():

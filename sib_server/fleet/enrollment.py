@@ -41,7 +41,7 @@ from sib_server.fleet.refusals import (
     UnknownCertificateError,
 )
 from sib_server.pki import ledger
-from sib_server.pki.peer import parse_peer
+from sib_server.pki.peer import UNREADABLE, parse_peer
 from sib_server.pki.requests import HostRequest, read_request
 from sib_server.pki.tokens import TokenReplayedError, spend_token, verify_token
 
@@ -209,7 +209,7 @@ class Fleet:
             # Cut, because what is longer is no certificate of ours anyway.
             pem = request.certificate[:_MAX_PEM].encode()
             certificate = x509.load_pem_x509_certificate(pem)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise BadCertificateError("the expired certificate is not PEM") from error
         der = certificate.public_bytes(serialization.Encoding.DER)
         with self._state.read() as connection:

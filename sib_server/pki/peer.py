@@ -19,6 +19,16 @@ HOST_URN: Final = "urn:sib:host:"
 NAME_URN: Final = "urn:sib:name:"
 """The whole name stands in a URI because X.509 ends a common name at 64 characters."""
 
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises over certificates and requests that are broken on purpose."""
+
 
 class NotAHostCertificateError(RefusedError):
     """A certificate that does not name a host of SIB."""
@@ -79,7 +89,7 @@ def parse_peer(der: bytes) -> PeerCertificate:
         not_after = int(certificate.not_valid_after_utc.timestamp())
     except x509.ExtensionNotFound as error:
         raise NotAHostCertificateError("it has no alternative names") from error
-    except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise NotAHostCertificateError("it cannot be read") from error
     try:
         return PeerCertificate(

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sib_server.errors import BadRequestError
+from sib_server.pki.peer import UNREADABLE
 
 _MAX_REQUEST: Final = 16 * 1024
 
@@ -75,10 +76,10 @@ def read_request(csr_pem: str) -> HostRequest:
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         key = request.public_key()
-    except (ValueError, TypeError) as error:
-        raise CertificateRequestError("it is not a PEM certificate request") from error
     except UnsupportedAlgorithm as error:
         raise KeyKindError("its key is of an unknown kind") from error
+    except UNREADABLE as error:
+        raise CertificateRequestError("it is not a PEM certificate request") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise KeyKindError("its key is not an ECDSA key")
     if not isinstance(key.curve, ec.SECP256R1):
@@ -87,7 +88,7 @@ def read_request(csr_pem: str) -> HostRequest:
         genuine = request.is_signature_valid and isinstance(
             request.signature_hash_algorithm, hashes.SHA256
         )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         genuine = False
     if not genuine:
         raise CertificateRequestError("it is not signed with SHA-256 by the key in it")

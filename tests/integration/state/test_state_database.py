@@ -197,6 +197,22 @@ def test_a_write_inside_a_write_is_refused_instead_of_hanging(
     database.close()
 
 
+def test_many_that_open_a_new_file_at_once_wait_for_its_log(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE x (y)")
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    timer.start()
+    database = StateDatabase(f"sqlite:///{path}")
+    database.migrate()
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    timer.join(10)
+    other.close()
+    database.close()
+
+
 def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"this is not a database, " * 400)
     database = StateDatabase(f"sqlite:///{tmp_path}/state.db")

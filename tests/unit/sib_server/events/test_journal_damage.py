@@ -6,6 +6,7 @@ page (two sizes, record header, values, overflow pointer) or its parts of overfl
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -282,6 +283,26 @@ def test_salvage_never_passes_over_a_hole_in_the_log(tmp_path: Path) -> None:
     assert sorted(event.line for event in read_all(fresh)) == sorted(lines)
 
 
+def test_salvage_never_gives_an_own_number_twice(tmp_path: Path) -> None:
+    """The server's own events are sent by nobody again: a hole among them stays one."""
+    path = tmp_path / "journal.db"
+    journal = Journal.open(path)
+    for number in range(6):
+        journal.record(falco_line(number, rule="SIB test", size=3000))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copyfile(path, copy / "journal.db")
+    log = (tmp_path / "journal.db-wal").read_bytes()
+    journal.close()
+    (copy / "journal.db-wal").write_bytes(log.replace(b"event 2 ", b"event X "))
+    fresh = tmp_path / "fresh.db"
+    assert salvage(copy / "journal.db", fresh).events == 5
+    journal = Journal.open(fresh)
+    assert journal.record(b"{}").next == 7
+    journal.close()
+    assert [event.event_id.number for event in read_all(fresh)] == [0, 1, 3, 4, 5, 6]
+
+
 def test_salvage_refuses(whole: tuple[Path, list[StoredEvent], Spans], tmp_path: Path) -> None:
     path, _events, _spans = whole
     with pytest.raises(JournalMissingError):
@@ -357,7 +378,7 @@ def test_the_journals_own_values_are_needed(tmp_path: Path) -> None:
     assert (report.events, report.identity_kept) == (EVENTS, False)
 
 
-def test_damage_is_told_once_and_as_an_event() -> None:
+def test_damage_is_told_once_and_as_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[JournalDamage] = []
     log = DamageLog(told.append)
     damage = JournalDamage(Seq(3), Seq(5), None, "its checksum does not match")
@@ -365,6 +386,10 @@ def test_damage_is_told_once_and_as_an_event() -> None:
     log(damage)
     assert told == [damage]
     assert log.events == 3
+    monkeypatch.setattr("sib_server.events.damage._REMEMBERED", 1)
+    log(JournalDamage(Seq(6), Seq(6), None, "x"))
+    log(damage)
+    assert len(told) == 3
     assert DAMAGE_RULE.encode() in damage_event(damage, 1)
     assert b"event 3 " in damage_event(JournalDamage(Seq(3), Seq(3), None, "x"), 1)
 
@@ -397,6 +422,53 @@ def test_a_destroyed_root_is_reported_and_salvaged(broken_interior: Path, tmp_pa
     report = salvage(broken_interior, tmp_path / "fresh.db")
     assert report.events == EVENTS
     assert report.identity_kept
+
+
+def test_a_damaged_place_leads_no_reader_past_a_whole_event(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    fill(path)
+    events = read_all(path)
+    content = bytearray(path.read_bytes())
+    spans = spans_of(path)
+    hidden = []
+    for seq, mask in itertools.product(range(100, 108), (0x02, 0x10, 0x40)):
+        page, start, _end = spans[seq][0]
+        at = (page - 1) * PAGE_SIZE + start
+        # The cell's payload size takes two bytes, its rowid the next one.
+        spoilt = bytearray(content)
+        spoilt[at + 2] ^= mask
+        path.write_bytes(spoilt)
+        damage: list[JournalDamage] = []
+        with JournalReader(path, on_damage=damage.append) as reader:
+            for start, step in itertools.product(range(94, 112, 2), (1, 5)):
+                got: list[StoredEvent] = []
+                while len(got) < 30 and (
+                    part := reader.read(got[-1].seq if got else Seq(start), max_events=step)
+                ):
+                    got.extend(part)
+                wanted = [event for event in events if event.seq > start and event.seq != seq]
+                if got != wanted[: len(got)] or len(got) < 30:
+                    hidden.append((seq, mask, start, step))
+        assert damage
+    assert hidden == []
+
+
+def test_a_closed_reader_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    fill(path)
+    reader = JournalReader(path)
+    reader.close()
+    for ask in (
+        lambda: reader.read(Seq(0)),
+        lambda: reader.row_at(1),
+        reader.cursors,
+        reader.kinds,
+        lambda: reader.streams_of("web-1"),
+        lambda: reader.bounds(Query()),
+        lambda: reader.first_seq,
+    ):
+        with pytest.raises(JournalUnavailableError):
+            ask()
 
 
 STREAM = StreamId("00000000-0000-4000-8000-000000000001")
