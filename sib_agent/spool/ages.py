@@ -27,15 +27,18 @@ class Ages:
             steady: seconds of a clock that is never set, now; the one of :meth:`add`.
         """
         self._firsts = [first for first, _ in times]
+        self._stride = 0.0
         # Written in the future means that the clock was put back: no age is known.
         self._times = [steady - max(0.0, wall - written) for _, written in times]
         self._thin()
 
     def add(self, first: LineNumber, steady: float) -> None:
         """Lines from ``first`` on were written now."""
-        self._firsts.append(first)
-        self._times.append(steady)
-        self._thin()
+        # A line counts as old as the last one noted before it, so an age errs upwards.
+        if not self._times or steady - self._times[-1] >= self._stride:
+            self._firsts.append(first)
+            self._times.append(steady)
+            self._thin()
 
     def forget(self, before: LineNumber) -> None:
         """Lines below a number do not count any more."""
@@ -43,13 +46,18 @@ class Ages:
         if passed > 0:
             del self._firsts[:passed]
             del self._times[:passed]
+            self._stride = min(self._stride, self._even_stride())
 
     def oldest(self, steady: float) -> float:
-        """Age in seconds of the oldest line that counts, rounded up to its neighbours'."""
+        """Age in seconds of the oldest line that counts; too high by 1 % of it at most."""
         return max(0.0, steady - self._times[0]) if self._times else 0.0
 
     def _thin(self) -> None:
         while len(self._firsts) > _MOST:
-            # Of each pair the older one stays, so an age errs upwards.
             del self._firsts[1::2]
             del self._times[1::2]
+            self._stride = self._even_stride()
+
+    def _even_stride(self) -> float:
+        """Seconds between notes at which half of the room covers all the time there is."""
+        return (self._times[-1] - self._times[0]) / (_MOST // 2)

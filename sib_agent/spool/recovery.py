@@ -75,7 +75,7 @@ def recover_spool(directory: Path, state_file: StateFile) -> Recovered:
     ]
     writer = SegmentWriter.open(newest)
     if not found.twice:
-        # Said again, so that one flipped bit cannot take it back; without room no harm is done.
+        # Said again, so that one flipped bit cannot take it back; without room, at the next start.
         last = found.mark
         again = Mark(last.stream, last.next, last.next, time.time(), last.position)
         with suppress(OSError):
