@@ -59,6 +59,11 @@ def make_sinks(settings: ServerSettings) -> list[Sink]:
     return sinks
 
 
+def reserved_sources(settings: ServerSettings) -> frozenset[str]:
+    """Values of Loki's label ``source`` that belong to events, so that no push can claim one."""
+    return frozenset({*settings.sinks.loki.sources, "unparsed", "other"})
+
+
 class ServerDaemon:
     """One running server.
 
@@ -145,7 +150,7 @@ class ServerDaemon:
             health_interval=settings.fleet.health_interval_seconds,
         )
         events = EventRoutes(self._writer, fleet_routes.host_of)
-        push = PushRoutes(settings.push, fleet_routes.host_of, settings.sinks.loki.sources)
+        push = PushRoutes(settings.push, fleet_routes.host_of, reserved_sources(settings))
         stack.push_async_callback(push.close)
         self._listener = Listener(
             make_application([*fleet_routes.routes(), *events.routes(), *push.routes()]),

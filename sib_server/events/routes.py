@@ -158,15 +158,20 @@ class EventRoutes:
                 "the server cannot store events now", "it is retried", retry_after=5.0
             ) from error
         match outcome:
-            case Accepted(next=next_number, stored=stored):
-                if isinstance(entry, IncomingGap) and stored:
-                    self.gaps_reported += 1
-                    self.lines_lost += entry.last - entry.first + 1
+            case Accepted(next=next_number, skipped=skipped):
+                if isinstance(entry, IncomingGap):
+                    self._count_gap(entry.last - entry.first + 1 - skipped)
                 return message_response(StreamAnswer(next_number))
             case Wanted(next=next_number):
                 return message_response(StreamAnswer(next_number), 409)
             case Refused(error=cause):
                 raise StreamRefusedError(cause.problem, cause.remedy)
+
+    def _count_gap(self, lines: int) -> None:
+        # A gap that is told again is no new one.
+        if lines > 0:
+            self.gaps_reported += 1
+            self.lines_lost += lines
 
 
 def _number(text: str) -> LineNumber:
