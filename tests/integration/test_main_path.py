@@ -189,7 +189,7 @@ def test_renewal_is_taken_up_by_the_running_daemon(server: Server, agent: Agent)
     os.kill(agent.process.pid, 1)
     agent.append(event_line(1))
     wait_for("a line", lambda: len(server.lines()) == 1, 20)
-    assert server.cli("ca", "revoke", before, "--yes").returncode == 0
+    assert server.cli("ca", "revoke", before).returncode == 0
     agent.append(event_line(2))
     wait_for("another", lambda: len(server.lines()) == 2, 20)
 

@@ -248,16 +248,19 @@ def event_line(number: int, *, size: int = 700, rule: str = "Lab rule") -> bytes
     """An alert in Falco's form with a number of its own, about ``size`` bytes long."""
     now = time.time_ns()
     second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
+    # In Falco's own order: sorted, the time at the end.
     event: dict[str, Any] = {
-        "output_fields": {"lab.n": number, "proc.name": "cat", "user.name": "root"},
         "hostname": "lab",
+        "output": "",
+        "output_fields": {"lab.n": number, "proc.name": "cat", "user.name": "root"},
         "priority": ("Notice", "Warning", "Error", "Critical")[number % 4],
         "rule": f"{rule} {number % 7}",
         "source": "syscall",
         "tags": ["T1003.008", "host", "mitre_credential_access"],
         "time": f"{second}.{now % 10**9:09d}Z",
     }
-    event["output"] = "x" * max(1, size - len(json.dumps(event, separators=(",", ":"))) - 13)
+    bare = len(json.dumps(event, separators=(",", ":")))
+    event["output"] = "x" * max(1, size - bare)
     return json.dumps(event, separators=(",", ":")).encode()
 
 
