@@ -129,34 +129,47 @@ def throughput(
 
 
 class Finder(threading.Thread):
-    """Asks Loki for the newest events over and over and notes when each was first seen."""
+    """Asks Loki over and over for events not seen yet and notes when each was first seen.
 
-    def __init__(self, loki: Loki, selector: str) -> None:
+    It always asks from the oldest event that it misses, so a query returns little. ``written``
+    maps numbers to the times (seconds since 1970 UTC) at which they were written, in order.
+    """
+
+    def __init__(self, loki: Loki, selector: str, written: dict[int, float]) -> None:
         super().__init__(daemon=True)
         self._loki = loki
         self._selector = selector
+        self._written = written
+        self._oldest = 1
         self.stop = threading.Event()
         self.seen: dict[int, float] = {}
 
     def run(self) -> None:
         while not self.stop.is_set():
-            now = time.time_ns()
-            query = urllib.parse.urlencode(
-                {
-                    "query": self._selector,
-                    "start": now - 2 * 10**9,
-                    "end": now + 10**9,
-                    "limit": 400,
-                    "direction": "backward",
-                }
-            )
-            answer = json.loads(get(f"{self._loki.url}/loki/api/v1/query_range?{query}"))
-            at = time.time()
-            for stream in answer["data"]["result"]:
-                for value in stream["values"]:
-                    start = value[1].find('"lab.n":') + 8
-                    number = int(value[1][start : value[1].index(",", start)])
-                    self.seen.setdefault(number, at)
+            while self._oldest in self.seen:
+                self._oldest += 1
+            at = self._written.get(self._oldest)
+            if at is None:
+                time.sleep(0.0005)
+                continue
+            self._ask(int((at - 0.002) * 1e9))
+
+    def _ask(self, start: int) -> None:
+        query = urllib.parse.urlencode(
+            {
+                "query": self._selector,
+                "start": start,
+                "end": time.time_ns() + 10**9,
+                "limit": 1000,
+                "direction": "forward",
+            }
+        )
+        answer = json.loads(get(f"{self._loki.url}/loki/api/v1/query_range?{query}"))
+        at = time.time()
+        for stream in answer["data"]["result"]:
+            for value in stream["values"]:
+                place = value[1].find('"lab.n":') + 8
+                self.seen.setdefault(int(value[1][place : value[1].index(",", place)]), at)
 
 
 def latency(directory: Path, loki: Loki, *, rate: float, seconds: float) -> dict[str, Any]:
@@ -169,10 +182,9 @@ def latency(directory: Path, loki: Loki, *, rate: float, seconds: float) -> dict
     agent.append(event_line(0))
     while delivered(server) < 1:
         time.sleep(0.05)
-    finder = Finder(loki, '{source="syscall"}')
-    finder.start()
-    time.sleep(0.5)
     written: dict[int, float] = {}
+    finder = Finder(loki, '{source="syscall"}', written)
+    finder.start()
     start = time.monotonic()
     number = 0
     while (elapsed := time.monotonic() - start) < seconds:
