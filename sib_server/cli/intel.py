@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from sib_protocol.errors import ExitCode
 from sib_server.cli import intel_reports as reports
+from sib_server.cli.intel_progress import FeedProgress
 from sib_server.detection.indicators.alarms import EventsFile
 from sib_server.detection.indicators.catalogue import FeedDefinition, find_feed
 from sib_server.detection.indicators.enrichment import enrichment_of
@@ -56,34 +55,6 @@ def intel() -> None:
     """Threat intelligence: feeds, indicators, and where the fleet met them."""
 
 
-class _Screen:
-    """Progress on a terminal, silence elsewhere."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> _Screen:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, feed: str) -> None:
-        self._progress.reset(self._task, description=feed, total=None)
-
-    def progress(self, taken: int, total: int | None) -> None:
-        self._progress.update(self._task, completed=taken, total=total)
-
-
 def _run_update(
     settings: IntelSettings,
     feeds: Sequence[FeedDefinition],
@@ -99,7 +70,7 @@ def _run_update(
         else:
             click.echo(reports.feed_sentence(report))
 
-    with _Screen() as screen:
+    with FeedProgress() as screen:
         hooks = Hooks(
             EventsFile(settings.directory), screen.begin, screen.progress, lambda _report: None
         )
@@ -179,6 +150,7 @@ def update_command(
 @click.pass_context
 def import_command(
     context: click.Context,
+    *,
     file: Path,
     name: str,
     written: str,
@@ -341,6 +313,7 @@ def allow_command(
 @click.pass_context
 def hunt_command(
     context: click.Context,
+    *,
     values: tuple[str, ...],
     days: int,
     new_days: int,
