@@ -223,7 +223,8 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, port
 
 
-def _check_url(url: str, *, first: bool) -> SplitResult:
+def _check_url(url: str, home: tuple[str, str | None, int | None] | None) -> SplitResult:
+    """The parts of an address that may be asked: https, or http on loopback and at home."""
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
@@ -231,7 +232,8 @@ def _check_url(url: str, *, first: bool) -> SplitResult:
         raise refuse(Trouble.REDIRECT, "its address is not a URL") from error
     if not parts.hostname or not port_is_fine or parts.username is not None:
         raise refuse(Trouble.REDIRECT, f"{shown(url)}: not an address that can be asked")
-    secure = parts.scheme == "https" or (parts.scheme == "http" and first and is_loopback(url))
+    at_home = home is None or _origin(parts) == home
+    secure = parts.scheme == "https" or (parts.scheme == "http" and at_home and is_loopback(url))
     if not secure:
         raise refuse(Trouble.REDIRECT, f"{shown(url)}: only https is followed")
     return parts
@@ -296,9 +298,9 @@ def fetch(
     deadline = time.monotonic() + limits.seconds
     url = _with_key(feed.url, feed, key)
     asked = validators or Validators()
-    origin = _origin(_check_url(url, first=True))
+    origin = _origin(_check_url(url, None))
     for _ in range(limits.redirects + 1):
-        parts = _check_url(url, first=_origin(urlsplit(url)) == origin)
+        parts = _check_url(url, origin)
         home = _origin(parts) == origin
         # An address that was set by the operator may be private where they say so; one that a
         # server sends us to may not.
@@ -349,14 +351,16 @@ def _ask(
 
 
 def _explained(error: Exception, limits: DownloadLimits) -> RefusedDownloadError:
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return refuse(Trouble.UNREACHABLE, "its name cannot be resolved")
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return refuse(Trouble.UNREACHABLE, "nobody answers there")
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return refuse(Trouble.TOO_SLOW, f"nothing came for {limits.idle_seconds:g} s")
     if isinstance(error, urllib3.exceptions.IncompleteRead | urllib3.exceptions.ProtocolError):
         return refuse(Trouble.DAMAGED, "its answer ends in the middle or is not HTTP")
     if isinstance(error, urllib3.exceptions.SSLError):
         return refuse(Trouble.UNREACHABLE, f"its certificate is not trusted: {error}")
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return refuse(Trouble.UNREACHABLE, "its name cannot be resolved")
     # urllib3's own texts may hold the URL, and the URL a key: only the kind is told.
     return refuse(Trouble.UNREACHABLE, f"it cannot be reached ({type(error).__name__})")
 
