@@ -380,7 +380,7 @@ def rules_command(context: click.Context, output: Path | None) -> None:
         shipment = choose(index.indicators(), settings.shipping)
     finally:
         index.close()
-    document = rule_document(shipment)
+    document = rule_document(shipment, inbound_networks=settings.shipping.inbound_networks)
     if output is None:
         click.echo(document)
     else:

@@ -171,9 +171,8 @@ class Exclusions:
                 return Exclusion.RESERVED
             if host.kind is Kind.ADDRESS:
                 return self._why_network(as_network(host))
-            why = self._why_domain(host.value)
-            # One path on a shared host is a narrow indicator; the host would be a wide one.
-            return None if why is Exclusion.TOO_WIDE else why
+            # A URL reaches no name below its host, and one path on a shared host is narrow.
+            return self._why_name(parents(host.value))
         return None
 
     def _why_network(self, network: IPNetwork) -> Exclusion | None:
@@ -187,25 +186,27 @@ class Exclusions:
             return Exclusion.TOO_WIDE
         return Exclusion.RESERVED if self._reserved.touches(network) else None
 
-    def _why_domain(self, domain: str) -> Exclusion | None:  # noqa: PLR0911 - a return a reason
-        line = parents(domain)
+    def _why_name(self, line: tuple[str, ...]) -> Exclusion | None:
         if not self._own_names.isdisjoint(line):
             return Exclusion.OWN
         if not self._allowed_names.isdisjoint(line):
             return Exclusion.ALLOWED
         if line[-1] in _RESERVED_TOPS or not _RESERVED_DOMAINS.isdisjoint(line):
             return Exclusion.RESERVED
+        return None
+
+    def _why_domain(self, domain: str) -> Exclusion | None:
+        why = self._why_name(parents(domain))
+        if why is not None:
+            return why
         # An own or allowed name below the domain: the suffix match would reach it.
         if domain in self._above_own:
             return Exclusion.OWN
         if domain in self._above_allowed:
             return Exclusion.ALLOWED
         labels = domain.split(".")
-        if domain in self._shared or (
-            len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _SECOND_LEVELS
-        ):
-            return Exclusion.TOO_WIDE
-        return None
+        wide = len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _SECOND_LEVELS
+        return Exclusion.TOO_WIDE if wide or domain in self._shared else None
 
 
 def _sort(texts: Iterable[str]) -> tuple[Ranges, frozenset[str], frozenset[Observable]]:

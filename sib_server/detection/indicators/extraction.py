@@ -25,7 +25,7 @@ _MAX_LINE: Final = 1024 * 1024
 _MAX_TEXT: Final = 16 * 1024
 
 _URL: Final = re.compile(r"(?:https?|ftp)://[^\s\"'<>|;`\\^{}]{1,2000}", re.IGNORECASE)
-_ADDRESS4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]|\.\d)")
+_ADDRESS4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _ADDRESS6: Final = re.compile(
     r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])"
 )
@@ -84,15 +84,13 @@ def _from_connection(text: str) -> Iterator[Observable | None]:
 
 
 def question_name(buffer: str) -> Observable | None:
-    """The name in a DNS question as Falco shows its bytes: signs that cannot be printed are dots.
+    """The name in a DNS question as Falco shows its bytes: those that cannot be printed are dots.
 
-    The length bytes of labels are below 64 and often printable ("-" is 45), so all suffixes that
-    could begin the name are not tried: the header's 12 bytes are skipped and labels are followed by
-    their lengths where those are printable, else split at the dots.
+    Before the name stand zeros of the header and the length of its first label, after it a zero
+    and the type: so the name is what stands between runs of dots.
     """
-    labels = [label for label in re.split(r"[^A-Za-z0-9_-]+", buffer) if label]
-    for at in range(len(labels)):
-        domain = parse_domain(".".join(labels[at:]))
+    for piece in re.split(r"\.{2,}", buffer):
+        domain = parse_domain(piece.strip("."))
         if domain is not None:
             return domain
     return None
@@ -117,16 +115,13 @@ def observables_in(line: bytes) -> tuple[Found, ...]:
         if not isinstance(value, str) or not value or value.startswith("/"):
             continue
         text = value[:_MAX_TEXT]
-        sources = [_from_text(text)]
-        if "->" in text:
-            sources.insert(0, _from_connection(text))
-        for source in sources:
-            for observable in source:
-                if observable is None or observable in found:
-                    continue
-                found[observable] = Found(field, observable)
-                if len(found) >= MAX_FOUND:
-                    return tuple(found.values())
+        connection = field.startswith("fd.") and "->" in text
+        for observable in _from_connection(text) if connection else _from_text(text):
+            if observable is None or observable in found:
+                continue
+            found[observable] = Found(field, observable)
+            if len(found) >= MAX_FOUND:
+                return tuple(found.values())
         if field == _QUESTION_FIELD:
             question = question_name(text)
             if question is not None:

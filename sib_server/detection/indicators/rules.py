@@ -16,7 +16,7 @@ from sib_protocol.events import Priority
 from sib_server.detection.indicators.aggregate import Aggregate, aggregate, fewest_domains
 from sib_server.detection.indicators.exclusions import Ranges, as_network
 from sib_server.detection.indicators.kinds import Kind
-from sib_server.detection.indicators.lookups import lookup_condition
+from sib_server.detection.indicators.lookups import is_visible, lookup_condition
 from sib_server.detection.indicators.networks import network_condition
 
 if TYPE_CHECKING:
@@ -89,7 +89,11 @@ def choose(indicators: Iterable[Indicator], settings: ShippingSettings) -> Shipm
     left_out = dict.fromkeys(Kind, 0)
     for indicator in indicators:
         kind = indicator.observable.kind
-        if kind in candidates and indicator.confidence >= settings.confidence:
+        if (
+            kind in candidates
+            and indicator.confidence >= settings.confidence
+            and (kind is not Kind.DOMAIN or is_visible(indicator.observable.value))
+        ):
             candidates[kind].append((indicator.confidence, indicator.observable))
         else:
             left_out[kind] += 1
@@ -132,10 +136,6 @@ _OUTPUT: Final = (
     "connection=%fd.name proto=%fd.l4proto process=%proc.name exe=%proc.exepath "
     "command=%proc.cmdline parent=%proc.pname user=%user.name"
 )
-_LOCAL4: Final = (
-    '"10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", '
-    '"100.64.0.0/10", "224.0.0.0/4"'
-)
 
 
 def _text(value: str) -> str:
@@ -147,43 +147,34 @@ def _list(name: str, items: Iterable[str]) -> list[str]:
     return [f"- list: {name}", "  items:", *(f"  - {_text(item)}" for item in items), ""]
 
 
-def _family_condition(fields: tuple[str, str], tier: Tier, family: int, items: Aggregate) -> str:
-    address_field, network_field = fields
-    networks = [network for network in items.networks if network.version == family]
-    addresses = any((":" in address) == (family == 6) for address in items.addresses)
-    tests = []
-    if addresses:
-        tests.append(f"{address_field} in (sib_indicator_addresses_{tier.value}_v{family})")
-    if networks:
-        tests.append(network_condition(network_field, networks))
-    return " or ".join(tests)
-
-
 def address_condition(
-    fields: tuple[str, str], tier: Tier, items: Aggregate, *, skip_local: bool = True
+    fields: tuple[str, str], tier: Tier, items: Aggregate, *, networks: bool = True
 ) -> str:
     """What holds where a connection's far end is one of the items; empty without items.
 
-    The family is asked first and local traffic leaves at once, so that most connections cost two
-    comparisons; then comes the hash of addresses, then the tree of networks.
+    The hash of addresses comes first, since it costs next to nothing; then IPv4 networks; IPv6
+    networks last, behind a test for the family.
 
     Args:
         fields: of the far end, as address and as network, such as ``("fd.sip", "fd.snet")``.
-        tier: names the lists.
+        tier: names the list of addresses.
         items: what to compare with.
-        skip_local: leave out private and loopback addresses first.
+        networks: compare with the networks too.
     """
-    branches = []
-    for family in (4, 6):
-        inner = _family_condition(fields, tier, family, items)
-        if inner:
-            local = (
-                f" and not {fields[1]} in (sib_indicator_local)"
-                if skip_local and family == 4
-                else ""
-            )
-            branches.append(f"(fd.typechar = {family}{local} and ({inner}))")
-    return f"({' or '.join(branches)})" if branches else ""
+    address_field, network_field = fields
+    tests = []
+    if items.addresses:
+        tests.append(f"{address_field} in ({_list_name(tier)})")
+    for family in (4, 6) if networks else ():
+        members = [network for network in items.networks if network.version == family]
+        if members:
+            test = network_condition(network_field, members)
+            tests.append(test if family == 4 else f"(fd.typechar = 6 and {test})")
+    return f"({' or '.join(tests)})" if tests else ""
+
+
+def _list_name(tier: Tier) -> str:
+    return f"sib_indicator_addresses_{tier.value}"
 
 
 def _rule(
@@ -200,44 +191,44 @@ def _rule(
     ]
 
 
-def rule_document(shipment: Shipment, *, skip_local: bool = True) -> str:
+def _connection_rules(tier: Tier, items: Aggregate, inbound_networks: bool) -> list[str]:
+    lines: list[str] = []
+    outbound = address_condition(("fd.sip", "fd.snet"), tier, items)
+    if outbound:
+        lines += _rule(
+            f"SIB connection to an indicator ({tier.value} confidence)",
+            "A process talks to an address that threat intelligence names.",
+            condition=f"{_CONNECT} and {outbound}",
+            output=f"A process talks to an indicator | {_OUTPUT} indicator=%fd.sip",
+            priority=OUTBOUND[tier],
+            tags=f"sib_intel, sib_intel_{tier.value}, mitre_command_and_control, T1071",
+        )
+    inbound = address_condition(("fd.cip", "fd.cnet"), tier, items, networks=inbound_networks)
+    if inbound:
+        lines += _rule(
+            f"SIB connection from an indicator ({tier.value} confidence)",
+            "An address that threat intelligence names talks to a process.",
+            condition=f"{_ACCEPT} and {inbound}",
+            output=f"An indicator talks to a process | {_OUTPUT} indicator=%fd.cip",
+            priority=INBOUND[tier],
+            tags=f"sib_intel, sib_intel_{tier.value}, mitre_initial_access, T1190",
+        )
+    return lines
+
+
+def rule_document(shipment: Shipment, *, inbound_networks: bool = False) -> str:
     """The Falco rules file for a shipment; the same shipment gives the same bytes.
 
     Args:
         shipment: what to look for.
-        skip_local: leave private and loopback addresses alone before anything else; off only to
-            measure the cost of the rest.
+        inbound_networks: compare incoming connections with networks too, not with addresses only.
     """
-    lines = [
-        "# Made by SIB from threat intelligence; changes are lost at the next update.",
-        *(["- list: sib_indicator_local", f"  items: [{_LOCAL4}]", ""] if skip_local else []),
-    ]
+    lines = ["# Made by SIB from threat intelligence; changes are lost at the next update.", ""]
     for tier, items in shipment.tiers.items():
-        for family in (4, 6):
-            members = [a for a in items.addresses if (":" in a) == (family == 6)]
-            if members:
-                lines += _list(f"sib_indicator_addresses_{tier.value}_v{family}", members)
+        if items.addresses:
+            lines += _list(_list_name(tier), items.addresses)
     for tier, items in shipment.tiers.items():
-        condition = address_condition(("fd.sip", "fd.snet"), tier, items, skip_local=skip_local)
-        if not condition:
-            continue
-        lines += _rule(
-            f"SIB connection to an indicator ({tier.value} confidence)",
-            "A process talks to an address that threat intelligence names.",
-            condition=f"{_CONNECT} and {condition}",
-            output=f"A process talks to an indicator | {_OUTPUT} indicator=%fd.sip",
-            priority=OUTBOUND[tier],
-            tags=f"sib_intel, sib_intel_{tier.value}, network, mitre_command_and_control, T1071",
-        )
-        condition = address_condition(("fd.cip", "fd.cnet"), tier, items, skip_local=skip_local)
-        lines += _rule(
-            f"SIB connection from an indicator ({tier.value} confidence)",
-            "An address that threat intelligence names talks to a process.",
-            condition=f"{_ACCEPT} and {condition}",
-            output=f"An indicator talks to a process | {_OUTPUT} indicator=%fd.cip",
-            priority=INBOUND[tier],
-            tags=f"sib_intel, sib_intel_{tier.value}, network, mitre_initial_access, T1190",
-        )
+        lines += _connection_rules(tier, items, inbound_networks)
     for tier, names in shipment.domains.items():
         if names:
             lines += _rule(

@@ -61,12 +61,15 @@ class ShippingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         addresses: the most addresses shipped, the most confident first.
         networks: the most networks shipped.
         domains: the most domains shipped.
+        inbound_networks: compare incoming connections with networks too; costs about as much again
+            as outgoing ones.
     """
 
     confidence: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
     addresses: Annotated[int, msgspec.Meta(ge=0, le=500_000)] = 100_000
     networks: Annotated[int, msgspec.Meta(ge=0, le=50_000)] = 10_000
     domains: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 2_000
+    inbound_networks: bool = False
 
 
 class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
