@@ -35,7 +35,7 @@ class Shell:
         def root(context: click.Context) -> None:
             context.obj = SimpleNamespace(
                 settings=SimpleNamespace(intel=self.settings),
-                stored_events=lambda since_ns: [e for e in self.events if e.received_ns >= 0],
+                stored_events=lambda since_ns: [e for e in self.events if since_ns > 0],
             )
 
         root.add_command(intel)

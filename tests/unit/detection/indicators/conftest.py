@@ -23,7 +23,7 @@ class FeedServer:
     """A feed's server on loopback that answers as a test says."""
 
     url: str = ""
-    answer: Answer = lambda handler: None
+    answer: Answer = lambda _handler: None
     requests: list[dict[str, str]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 

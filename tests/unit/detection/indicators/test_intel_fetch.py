@@ -181,7 +181,7 @@ def test_headers_that_drip(feed_server: Any) -> None:
 
 
 def test_silence(feed_server: Any) -> None:
-    feed_server.answer = lambda handler: feed_server.stop.wait(5)
+    feed_server.answer = lambda _handler: feed_server.stop.wait(5)
     error = trouble(feed_server.url)
     assert error.refusal.trouble is Trouble.TOO_SLOW
     assert "nothing came for 0.4 s" in error.refusal.reason

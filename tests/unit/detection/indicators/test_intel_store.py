@@ -62,7 +62,7 @@ def test_every_relation(tmp_path: Path) -> None:
     assert meets("http://x.bad.net/y") == [("exact", "http://x.bad.net/y"), ("host", "bad.net")]
     assert meets("https://45.66.1.1/") == [("host", "45.66.0.0/16")]
     assert index.lookup("!!") is None
-    (match,) = index.lookup("bad.net") or ()
+    match = (index.lookup("bad.net") or [])[0]
     assert (match.indicator.feeds, match.indicator.confidence) == (("b", "a"), 95)
     assert match.relation is Relation.EXACT
     assert len(index) == 6
@@ -76,7 +76,7 @@ def test_a_fingerprint_of_a_certificate_is_found_by_its_hex(tmp_path: Path) -> N
     with update_lock(tmp_path), writing(tmp_path, NOW) as writer:
         writer.merge("sslbl", {certificate: sighting("sslbl")})
     index = open_index(tmp_path)
-    (match,) = index.lookup("AB" * 20) or ()
+    match = (index.lookup("AB" * 20) or [])[0]
     assert match.indicator.observable == certificate
     index.close()
 
@@ -244,7 +244,7 @@ def test_the_store_beside_a_model(steps: list[tuple]) -> None:  # type: ignore[t
                     model = {key: s for key, s in model.items() if key[1] != step[1]}
                 else:
                     unwanted = recognise(step[1])
-                    writer.purge(lambda o, unwanted=unwanted: o == unwanted)
+                    writer.purge({unwanted}.__contains__)
                     model = {key: s for key, s in model.items() if key[0] != unwanted}
                 gone = {key for key, s in model.items() if s.expires <= now}
                 assert writer.expire(now) == len(gone)
