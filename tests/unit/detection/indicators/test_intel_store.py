@@ -117,9 +117,14 @@ def test_what_expired_is_not_found_even_without_an_update(tmp_path: Path) -> Non
 def test_an_update_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     put(tmp_path, "a", "45.66.77.88")
     before = (tmp_path / FILE_NAME).read_bytes()
-    with pytest.raises(ZeroDivisionError), update_lock(tmp_path), writing(tmp_path, NOW) as writer:
-        writer.merge("a", {Observable(Kind.ADDRESS, "45.66.77.89"): sighting("a")})
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with update_lock(tmp_path), writing(tmp_path, NOW) as writer:
+            writer.merge("a", {Observable(Kind.ADDRESS, "45.66.77.89"): sighting("a")})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert (tmp_path / FILE_NAME).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [FILE_NAME, "update.lock"]
 
@@ -167,9 +172,7 @@ def test_several_threads(tmp_path: Path) -> None:
     missing: list[str] = []
 
     def ask() -> None:
-        for n in range(200):
-            if not index.lookup(f"45.66.{n}.1"):
-                missing.append(str(n))
+        missing.extend(str(n) for n in range(200) if not index.lookup(f"45.66.{n}.1"))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:

@@ -110,18 +110,18 @@ def test_a_feed_through_its_life(desk: Desk, feed_server: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "headers", "trouble"),
+    ("body", "status", "trouble"),
     [
-        (b"<html>maintenance</html>", 200, {}, Trouble.MARKUP),
-        (b"", 200, {}, Trouble.EMPTY),
-        (b"# nothing today\n", 200, {}, Trouble.EMPTY),
-        (b"no line is an indicator\n" * 9, 200, {}, Trouble.WRONG_CONTENT),
-        (addresses(30), 200, {}, Trouble.SHRUNK),
-        (addresses(501), 200, {}, Trouble.GROWN),
-        (b"", 500, {}, Trouble.STATUS),
-        (b"10.0.0.1\n" * 99, 200, {}, Trouble.WRONG_CONTENT),
-        (b"\x1f\x8b cut", 200, {}, Trouble.DAMAGED),
-        (b"x" * 1_000_001, 200, {}, Trouble.TOO_LARGE),
+        (b"<html>maintenance</html>", 200, Trouble.MARKUP),
+        (b"", 200, Trouble.EMPTY),
+        (b"# nothing today\n", 200, Trouble.EMPTY),
+        (b"no line is an indicator\n" * 9, 200, Trouble.WRONG_CONTENT),
+        (addresses(30), 200, Trouble.SHRUNK),
+        (addresses(501), 200, Trouble.GROWN),
+        (b"", 500, Trouble.STATUS),
+        (b"10.0.0.1\n" * 99, 200, Trouble.WRONG_CONTENT),
+        (b"\x1f\x8b cut", 200, Trouble.DAMAGED),
+        (b"x" * 1_000_001, 200, Trouble.TOO_LARGE),
     ],
 )
 def test_the_last_good_version_stays_and_one_alarm_is_raised(
@@ -129,14 +129,13 @@ def test_the_last_good_version_stays_and_one_alarm_is_raised(
     feed_server: Any,
     body: bytes,
     status: int,
-    headers: dict[str, str],
     trouble: Trouble,
 ) -> None:
     feed_server.say(addresses(100), ETag='"good"')
     desk.update()
     before = desk.values()
     desk.now += 10_000
-    feed_server.say(body, status, **headers)
+    feed_server.say(body, status)
     report = desk.update()
     assert [r.feed for r in report.refused] == ["test"]
     assert report.feeds[0].refusal is not None
