@@ -1,0 +1,389 @@
+"""``sib-server intel``: feeds, indicators, and what the fleet met of them. No logic."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from sib_protocol.errors import ExitCode
+from sib_server.cli import intel_reports as reports
+from sib_server.cli.intel_progress import FeedProgress
+from sib_server.detection.indicators.alarms import EventsFile
+from sib_server.detection.indicators.catalogue import FeedDefinition, find_feed
+from sib_server.detection.indicators.enrichment import enrichment_of
+from sib_server.detection.indicators.formats.shape import Format, Shape
+from sib_server.detection.indicators.hunt import hunt, seen_events
+from sib_server.detection.indicators.index import Index
+from sib_server.detection.indicators.kinds import Kind, recognise
+from sib_server.detection.indicators.own import own_values
+from sib_server.detection.indicators.rules import choose, rule_document
+from sib_server.detection.indicators.settings import IntelSettings, all_feeds
+from sib_server.detection.indicators.state import (
+    AllowedValue,
+    AllowList,
+    load_allowed,
+    load_states,
+    save_allowed,
+)
+from sib_server.detection.indicators.update import FeedReport, Hooks, purge_excluded, update
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def _settings(context: click.Context) -> IntelSettings:
+    settings = context.obj.settings.intel
+    if not isinstance(settings, IntelSettings):  # pragma: no cover - a mistake in the program
+        raise TypeError("the context holds no threat intelligence settings")
+    return settings
+
+
+def _say(value: Any) -> None:
+    click.echo(msgspec.json.encode(value).decode())
+
+
+@click.group()
+def intel() -> None:
+    """Threat intelligence: feeds, indicators, and where the fleet met them."""
+
+
+def _run_update(
+    settings: IntelSettings,
+    feeds: Sequence[FeedDefinition],
+    *,
+    as_json: bool,
+    source: Path | None = None,
+    elsewhere: bool = False,
+    accept: bool = False,
+) -> None:
+    def tell(report: FeedReport) -> None:
+        if as_json:
+            _say(reports.feed_line(report))
+        else:
+            click.echo(reports.feed_sentence(report))
+
+    with FeedProgress() as screen:
+        hooks = Hooks(
+            EventsFile(settings.directory), screen.begin, screen.progress, lambda _report: None
+        )
+        outcome = update(
+            settings,
+            feeds,
+            now=int(time.time()),
+            hooks=hooks,
+            own=own_values(),
+            source=source,
+            elsewhere=elsewhere,
+            accept=accept,
+        )
+    for report in outcome.feeds:
+        tell(report)
+    if outcome.refused:
+        raise click.exceptions.Exit(ExitCode.INCOMPLETE)
+
+
+@intel.command("update")
+@click.option("--feed", "names", multiple=True, help="Only this feed, even if it is off.")
+@click.option("--from", "place", help="Take the one feed from this file or URL instead.")
+@click.option("--accept", is_flag=True, help="Take it however much it shrank or grew.")
+@json_option
+@click.pass_context
+def update_command(
+    context: click.Context, names: tuple[str, ...], place: str | None, accept: bool, as_json: bool
+) -> None:
+    """Bring feeds up to date.
+
+    A feed whose owner's interval is not over is not asked. One that cannot be trusted (a web page,
+    no indicators, far fewer or more than before, too large, too slow) keeps its last good version;
+    the exit code is 11 then, and an event says why.
+
+    \b
+    Examples:
+      sib-server intel update
+      sib-server intel update --feed spamhaus-drop
+      sib-server intel update --feed feodo --from ipblocklist.csv
+      sib-server intel update --feed feodo --from https://mirror.example.net/feodo.csv
+    """
+    settings = _settings(context)
+    known = all_feeds(settings)
+    chosen = [find_feed(known, name) for name in names] or [feed for feed in known if feed.enabled]
+    if (place or accept) and len(names) != 1:
+        raise click.UsageError("--from and --accept go with exactly one --feed")
+    source: Path | None = None
+    elsewhere = False
+    if place is not None:
+        if "://" in place:
+            elsewhere = not reports.same_host(place, chosen[0].url)
+            chosen = [reports.moved(chosen[0], place)]
+        else:
+            source = Path(place)
+    _run_update(
+        settings, chosen, as_json=as_json, source=source, elsewhere=elsewhere, accept=accept
+    )
+
+
+@intel.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--feed", "name", default="imported", show_default=True, help="Under this name.")
+@click.option(
+    "--format",
+    "written",
+    type=click.Choice([form.value for form in Format if form is not Format.CSV]),
+    default="text",
+    show_default=True,
+    help="How the file is written; define a feed in the settings for CSV.",
+)
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Of all entries.")
+@click.option("--confidence", type=click.IntRange(0, 100), default=80, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="To live."
+)
+@json_option
+@click.pass_context
+def import_command(
+    context: click.Context,
+    *,
+    file: Path,
+    name: str,
+    written: str,
+    kind: str | None,
+    confidence: int,
+    days: int,
+    as_json: bool,
+) -> None:
+    """Take indicators from a file of your own.
+
+    They are excluded, merged and expire like those of any feed.
+
+    \b
+    Examples:
+      sib-server intel import bad-addresses.txt --confidence 95
+      sib-server intel import report.json --format stix --feed cert-2026-11
+      sib-server intel import event.json --format misp --days 30
+    """
+    shape = Shape(format=Format(written), kind=Kind(kind) if kind else None)
+    try:
+        feed = msgspec.convert(
+            {
+                "name": name,
+                "url": "https://localhost/",
+                "licence": "your own",
+                "confidence": confidence,
+                "expires_days": days,
+            },
+            FeedDefinition,
+        )
+    except msgspec.ValidationError as error:
+        raise click.BadParameter(str(error), param_hint="--feed") from error
+    feed = msgspec.structs.replace(feed, shape=shape)
+    _run_update(_settings(context), [feed], as_json=as_json, source=file, accept=True)
+
+
+@intel.command("status")
+@json_option
+@click.pass_context
+def status_command(context: click.Context, as_json: bool) -> None:
+    """What each feed has, when it was asked, and what is wrong with it.
+
+    \b
+    Examples:
+      sib-server intel status
+      sib-server intel status --json | jq '.feeds[] | select(.trouble)'
+    """
+    settings = _settings(context)
+    states = load_states(settings.directory).feeds
+    index = Index.open(settings.directory)
+    try:
+        counts = index.counts()
+        updated = index.updated
+    finally:
+        index.close()
+    lines = reports.status_lines(all_feeds(settings), states)
+    if as_json:
+        kinds = {kind.value: count for kind, count in counts.items()}
+        _say({"updated": updated, "indicators": kinds, "feeds": lines})
+        return
+    table = Table("feed", "on", "indicators", "taken", "state", box=None)
+    for line in lines:
+        table.add_row(*reports.status_cells(line, int(time.time())))
+    Console().print(table)
+    total = ", ".join(f"{count} {kind.value}" for kind, count in counts.items())
+    click.echo(f"indicators: {total or 'none yet; run sib-server intel update'}")
+
+
+@intel.command("lookup")
+@click.argument("values", nargs=-1, required=True)
+@json_option
+@click.pass_context
+def lookup_command(context: click.Context, values: tuple[str, ...], as_json: bool) -> None:
+    """Say what is known of addresses, networks, domains, URLs and hashes.
+
+    An address meets the networks that hold it, a domain those above it, a URL its host.
+    ``hxxp`` and ``[.]`` are understood. The exit code is 2 where a value can be no indicator.
+
+    \b
+    Examples:
+      sib-server intel lookup 198.51.100.7 evil.example.net
+      sib-server intel lookup --json 44d88612fea8a8f36de82e1278abb02f
+    """
+    index = Index.open(_settings(context).directory)
+    now = int(time.time())
+    nothing = False
+    try:
+        for value in values:
+            observable = recognise(value)
+            matches = index.lookup(value)
+            nothing = nothing or matches is None
+            found = [enrichment_of("", match, now=now) for match in matches or ()]
+            if as_json:
+                _say(reports.lookup_line(value, observable, found))
+            else:
+                for sentence in reports.lookup_sentences(value, observable, found):
+                    click.echo(sentence)
+    finally:
+        index.close()
+    if nothing:
+        raise click.exceptions.Exit(ExitCode.USAGE)
+
+
+@intel.command("allow")
+@click.argument("values", nargs=-1)
+@click.option("--reason", default="", help="Why, for those who come after you.")
+@click.option("--remove", is_flag=True, help="Take the values off the list.")
+@json_option
+@click.pass_context
+def allow_command(
+    context: click.Context, values: tuple[str, ...], reason: str, remove: bool, as_json: bool
+) -> None:
+    """Say what is never an indicator; without values, show the list.
+
+    A network allows all addresses in it and a domain all names below it. Indicators that become
+    allowed go at once.
+
+    \b
+    Examples:
+      sib-server intel allow 192.0.2.10 --reason "our scanner"
+      sib-server intel allow partner.example.net 198.51.100.0/24
+      sib-server intel allow --remove 192.0.2.10
+    """
+    settings = _settings(context)
+    listed = {line.value: line for line in load_allowed(settings.directory).values}
+    for value in values:
+        observable = recognise(value)
+        if observable is None:
+            raise click.BadParameter(
+                f"{value!r} is no address, network, domain, URL or hash", param_hint="VALUES"
+            )
+        if remove:
+            listed.pop(observable.value, None)
+        else:
+            listed[observable.value] = AllowedValue(observable.value, reason, int(time.time()))
+    if values:
+        kept = AllowList(tuple(sorted(listed.values(), key=lambda line: line.value)))
+        save_allowed(settings.directory, kept)
+        gone = purge_excluded(settings, now=int(time.time()), own=own_values())
+        click.echo(f"{gone} indicators went", err=True)
+    for line in sorted(listed.values(), key=lambda line: line.value):
+        if as_json:
+            _say(line)
+        else:
+            click.echo(f"{line.value}  {line.reason}".rstrip())
+
+
+@intel.command("hunt")
+@click.argument("values", nargs=-1)
+@click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True)
+@click.option("--new-days", type=click.IntRange(0, 3650), default=1, show_default=True)
+@click.option(
+    "--events",
+    "events_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Search this file of event lines instead of the server's journal.",
+)
+@click.option("--report", is_flag=True, help="Write an event for each host that met one.")
+@json_option
+@click.pass_context
+def hunt_command(
+    context: click.Context,
+    *,
+    values: tuple[str, ...],
+    days: int,
+    new_days: int,
+    events_file: Path | None,
+    report: bool,
+    as_json: bool,
+) -> None:
+    """Look backwards: which hosts met an indicator before it was known to be one?
+
+    Searches the events of the last --days for the VALUES, or without values for the indicators
+    that came in the last --new-days.
+
+    \b
+    Examples:
+      sib-server intel hunt
+      sib-server intel hunt --days 365 198.51.100.7
+      sib-server intel hunt --events events.jsonl --new-days 3650 --json
+    """
+    settings = _settings(context)
+    now = int(time.time())
+    only = None
+    if values:
+        read = [recognise(value) for value in values]
+        only = frozenset(observable for observable in read if observable is not None)
+        if len(only) < len(set(values)):
+            raise click.BadParameter("not all of them can be indicators", param_hint="VALUES")
+    events = (
+        reports.events_of_file(events_file)
+        if events_file
+        else context.obj.stored_events((now - days * 86_400) * 1_000_000_000)
+    )
+    index = Index.open(settings.directory)
+    try:
+        since = 0 if only is not None else now - new_days * 86_400
+        found = hunt(events, index, added_since=since, only=only)
+    finally:
+        index.close()
+    if report:
+        write = EventsFile(settings.directory)
+        for line in seen_events(found, time_ns=now * 1_000_000_000):
+            write(line)
+    for entry in reports.hunt_lines(found):
+        if as_json:
+            _say(entry)
+        else:
+            click.echo(reports.hunt_sentence(entry))
+    click.echo(reports.hunt_summary(found), err=True)
+
+
+@intel.command("rules")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Into this file.")
+@click.pass_context
+def rules_command(context: click.Context, output: Path | None) -> None:
+    """Print the Falco rules that hosts are given, made from the present indicators.
+
+    \b
+    Examples:
+      sib-server intel rules | less
+      sib-server intel rules --output /tmp/sib-indicators.yaml
+    """
+    settings = _settings(context)
+    index = Index.open(settings.directory)
+    try:
+        shipment = choose(index.indicators(), settings.shipping)
+    finally:
+        index.close()
+    document = rule_document(shipment, inbound_networks=settings.shipping.inbound_networks)
+    if output is None:
+        click.echo(document)
+    else:
+        output.write_text(document, encoding="utf-8")
+    for kind, count in shipment.left_out.items():
+        click.echo(f"looked up on the server only: {count} {kind.value}", err=True)

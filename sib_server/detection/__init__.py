@@ -1,0 +1,1 @@
+"""What the fleet looks for: rules, Sigma conversion, indicators, bundles."""

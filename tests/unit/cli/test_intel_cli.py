@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from sib_protocol.errors import FileAccessError, SibError
+from sib_protocol.settings import parse_settings
+from sib_server.cli import intel_reports as reports
+from sib_server.cli.intel import intel
+from sib_server.cli.intel_progress import FeedProgress
+from sib_server.detection.indicators.catalogue import UnknownFeedError, built_in, find_feed
+from sib_server.detection.indicators.settings import IntelSettings
+
+FEEDS = Path(__file__).parent.parent / "detection" / "indicators" / "feeds"
+
+
+class Shell:
+    """The command beside a small root group, as the real one will hold it."""
+
+    def __init__(self, directory: Path) -> None:
+        text = f"directory: {directory}\nfeeds: {{feodo: {{enabled: false}}}}\n"
+        self.settings = parse_settings(text, IntelSettings, Path("server.yaml"))
+        self.events: list[Any] = []
+
+    def __call__(self, *arguments: str) -> Result:
+        @click.group()
+        @click.pass_context
+        def root(context: click.Context) -> None:
+            context.obj = SimpleNamespace(
+                settings=SimpleNamespace(intel=self.settings),
+                stored_events=lambda since_ns: [e for e in self.events if since_ns > 0],
+            )
+
+        root.add_command(intel)
+        return CliRunner().invoke(root, ["intel", *arguments], catch_exceptions=True)
+
+    def lines(self, *arguments: str) -> list[dict[str, Any]]:
+        result = self(*arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "intel")
+
+
+def test_update_from_a_file_lookup_and_status(shell: Shell) -> None:
+    (line,) = shell.lines("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"), "--json")
+    assert (line["outcome"], line["indicators"], line["excluded"]) == ("taken", 2, {"reserved": 1})
+    known, unknown = shell.lines("lookup", "--json", "45.66.77.88", "8.8.8.8")
+    assert known["found"]
+    assert known["indicators"][0]["feeds"] == ["feodo"]
+    assert known["indicators"][0]["notes"] == ["Dridex"]
+    assert unknown == {"value": "8.8.8.8", "kind": "address", "found": False, "indicators": []}
+    (status,) = shell.lines("status", "--json")
+    assert status["indicators"] == {"address": 2}
+    feodo = next(feed for feed in status["feeds"] if feed["feed"] == "feodo")
+    assert (feodo["enabled"], feodo["indicators"], feodo["trouble"]) == (False, 2, None)
+    assert next(f for f in status["feeds"] if f["feed"] == "urlhaus")["needs_key"]
+
+
+def test_words_for_people(shell: Shell, tmp_path: Path) -> None:
+    result = shell("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"))
+    assert "feodo: taken, 2 indicators, 2 new, excluded: 1 reserved" in result.output
+    result = shell("lookup", "45.66.77.88", "8.8.8.8", "what?")
+    assert result.exit_code == 2
+    assert "exact address 45.66.77.88, confidence 90 (high), named by feodo" in result.output
+    assert "8.8.8.8: not known" in result.output
+    assert "what?: no address" in result.output
+    page = tmp_path / "page"
+    page.write_text("<html>")
+    result = shell("update", "--feed", "feodo", "--from", str(page))
+    assert result.exit_code == 11
+    assert "web page" in result.output
+    result = shell("status")
+    assert "markup: the feed has turned" in result.output.replace("\n", " ")
+    assert "needs a key" in result.output
+    assert "2 address" in result.output
+    events = (tmp_path / "intel" / "events.jsonl").read_text().splitlines()
+    assert json.loads(events[0])["output_fields"]["sib.feed"] == "feodo"
+
+
+def test_mistakes(shell: Shell) -> None:
+    assert shell("update", "--from", "x").exit_code == 2
+    assert shell("lookup").exit_code == 2
+    assert shell("import", "x", "--feed", "Bad Name").exit_code == 2
+    assert shell("allow", "what?").exit_code == 2
+    assert shell("hunt", "what?").exit_code == 2
+    result = shell("update", "--feed", "fedo")
+    assert isinstance(result.exception, UnknownFeedError)
+    result = shell("import", "/nowhere/at/all")
+    assert isinstance(result.exception, SibError)
+    for command in ("update", "import", "status", "lookup", "allow", "hunt", "rules"):
+        assert "Examples:" in shell(command, "--help").output
+
+
+def test_a_feed_from_a_url(shell: Shell, tmp_path: Path) -> None:
+    (line,) = shell.lines(
+        "update", "--feed", "feodo", "--from", "http://127.0.0.1:9/feodo.csv", "--json"
+    )
+    assert (line["outcome"], line["trouble"]) == ("refused", "unreachable")
+    (line,) = shell.lines("update", "--feed", "feodo", "--from", "http://8.8.8.8/x", "--json")
+    assert line["trouble"] == "redirect"
+    feed = find_feed(built_in().feeds, "urlhaus")
+    assert reports.moved(feed, "https://mirror.net/x").key is None
+    assert reports.moved(feed, feed.url + "?x=1").key == feed.key
+
+
+def test_import_allow_and_rules(shell: Shell, tmp_path: Path) -> None:
+    (line,) = shell.lines("import", str(FEEDS / "stix.json"), "--format", "stix", "--json")
+    assert (line["feed"], line["indicators"]) == ("imported", 6)
+    document = shell("rules").stdout
+    assert "SIB lookup of an indicator (high confidence)" in document
+    assert '"45.66.77.88"' in document
+    assert "looked up on the server only: 1 sha256" in shell("rules").stderr
+    assert shell("rules", "--output", str(tmp_path / "rules.yaml")).exit_code == 0
+    assert (tmp_path / "rules.yaml").read_text() == document.removesuffix("\n")
+    result = shell("allow", "45.66.77.88", "a.badhost.org", "--reason", "ours")
+    assert "2 indicators went" in result.stderr
+    assert "45.66.77.88  ours" in result.stdout
+    assert [line["value"] for line in shell.lines("allow", "--json")] == [
+        "45.66.77.88",
+        "a.badhost.org",
+    ]
+    assert not shell.lines("lookup", "45.66.77.88", "--json")[0]["found"]
+    shell("import", str(FEEDS / "stix.json"), "--format", "stix")
+    assert not shell.lines("lookup", "45.66.77.88", "--json")[0]["found"]
+    shell("allow", "--remove", "45.66.77.88")
+    shell("import", str(FEEDS / "stix.json"), "--format", "stix")
+    assert shell.lines("lookup", "45.66.77.88", "--json")[0]["found"]
+    assert [f for f in shell.lines("status", "--json")[0]["feeds"] if f["feed"] == "imported"]
+
+
+def test_hunt(shell: Shell, tmp_path: Path) -> None:
+    shell("import", str(FEEDS / "stix.json"), "--format", "stix")
+    log = tmp_path / "events"
+    line = {"hostname": "web-1", "rule": "r", "time": "2026-11-01T00:00:00Z",
+            "output_fields": {"fd.sip": "45.66.77.88"}}  # fmt: skip
+    log.write_text(json.dumps(line) + "\nnot json\n" + json.dumps({**line, "hostname": ""}) + "\n")
+    found = shell.lines("hunt", "--events", str(log), "--json", "--report")
+    assert [(f["host"], f["indicator"], f["events"]) for f in found] == [
+        ("unknown", "45.66.77.88", 1),
+        ("web-1", "45.66.77.88", 1),
+    ]
+    assert len((tmp_path / "intel" / "events.jsonl").read_text().splitlines()) == 2
+    result = shell("hunt", "--events", str(log), "45.66.77.88")
+    assert "web-1 met address 45.66.77.88 in 1 events, last 2026-11-01" in result.stdout
+    assert "3 events searched, 1 indicators met" in result.stderr
+    assert "0 indicators met" in shell("hunt", "--events", str(log), "8.8.8.8").stderr
+    shell.events = list(reports.events_of_file(log))
+    assert "3 events searched" in shell("hunt").stderr
+    with pytest.raises(FileAccessError):
+        list(reports.events_of_file(tmp_path / "none"))
+
+
+def test_sentences() -> None:
+    now = int(time.time())
+    line = {"feed": "f", "enabled": True, "indicators": 3, "succeeded": now - 120,
+            "trouble": None, "reason": None, "needs_key": False}  # fmt: skip
+    assert reports.status_cells(line, now) == ("f", "yes", "3", "2 min ago", "ok")
+    never = {**line, "succeeded": None, "indicators": None, "enabled": False}
+    assert reports.status_cells(never, now) == ("f", "no", "", "never", "")
+    with FeedProgress() as screen:
+        screen.begin("feodo")
+        screen.progress(5, 10)
