@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from sib_server.detection.indicators.settings import IntelSettings
 from sib_server.events.settings import JournalSettings
 from sib_server.events.sinks.settings import FalcosidekickSinkSettings, LokiSinkSettings
 from sib_server.fleet.health import HealthLimits
@@ -168,4 +169,5 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sinks: SinksSettings = SinksSettings()
     push: PushSettings = PushSettings()
     metrics: MetricsSettings = MetricsSettings()
+    intel: IntelSettings = IntelSettings()
     log: LogSettings = LogSettings()

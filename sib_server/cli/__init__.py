@@ -13,6 +13,7 @@ from sib_server.cli.ca import ca
 from sib_server.cli.context import ServerContext
 from sib_server.cli.events import events
 from sib_server.cli.host import host
+from sib_server.cli.intel import intel
 from sib_server.cli.journal import journal
 from sib_server.cli.serve import serve
 from sib_server.cli.status import status
@@ -53,5 +54,5 @@ def main(ctx: click.Context, config: Path | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-for command in (ca, events, host, journal, serve, status, token, try_command):
+for command in (ca, events, host, intel, journal, serve, status, token, try_command):
     main.add_command(command)

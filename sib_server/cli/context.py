@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sib_server.events.query import Query
+from sib_server.events.reader import JournalReader
+from sib_server.events.search import search
 from sib_server.fleet.enrollment import Fleet
 from sib_server.pki.authority import Authority
 from sib_server.pki.tokens import TokenStore
 from sib_server.state.database import StateDatabase
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sib_server.events.stored import StoredEvent
     from sib_server.settings import ServerSettings
 
 
@@ -63,6 +69,18 @@ class ServerContext:
     def server_names(self) -> tuple[str, ...]:
         """The names of the server's certificate."""
         return self.settings.listen.certificate_names(self.machine)
+
+    def stored_events(self, since_ns: int) -> Iterator[StoredEvent]:
+        """The journal's events, oldest first.
+
+        Args:
+            since_ns: by the time they were received, nanoseconds since 1970 UTC.
+
+        Raises:
+            JournalError: there is no journal, or it cannot be read.
+        """
+        with JournalReader(self.settings.journal.path) as reader:
+            yield from search(reader, Query(since_ns=since_ns, limit=None, newest_first=False))
 
     def close(self) -> None:
         """Close what was opened."""
