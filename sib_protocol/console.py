@@ -6,6 +6,7 @@ Only the command line imports this.
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import msgspec
 from sib_protocol.errors import ExitCode, SibError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def printable(text: str) -> str:
@@ -31,7 +32,29 @@ def show_error(problem: str, remedy: str | None = None) -> None:
 
 
 class SibGroup(click.Group):
-    """A root command group under which no error that a person can act on is a traceback."""
+    """A root command group under which no error that a person can act on is a traceback.
+
+    Args:
+        lazy: command name -> ``module:attribute``; imported when it is first asked for, because
+            what one command needs should not slow down the others.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, imported or not."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One command, imported now if it was not before."""
+        place = self._lazy.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors into two lines and an exit code."""

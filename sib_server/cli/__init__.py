@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from sib_protocol import __version__
 from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
-from sib_server.cli.ca import ca
 from sib_server.cli.context import ServerContext
-from sib_server.cli.events import events
-from sib_server.cli.host import host
-from sib_server.cli.intel import intel
-from sib_server.cli.journal import journal
-from sib_server.cli.serve import serve
-from sib_server.cli.status import status
-from sib_server.cli.token import token
-from sib_server.cli.trial import try_command
 from sib_server.settings import DEFAULT_PATH, ServerSettings
 
+_COMMANDS: Final = {
+    "ca": "sib_server.cli.ca:ca",
+    "events": "sib_server.cli.events:events",
+    "host": "sib_server.cli.host:host",
+    "intel": "sib_server.cli.intel:intel",
+    "journal": "sib_server.cli.journal:journal",
+    "serve": "sib_server.cli.serve:serve",
+    "status": "sib_server.cli.status:status",
+    "token": "sib_server.cli.token:token",
+    "try": "sib_server.cli.trial:try_command",
+}
 
-@click.group(cls=SibGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=SibGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -52,7 +56,3 @@ def main(ctx: click.Context, config: Path | None) -> None:
         settings = load_settings(config or DEFAULT_PATH, ServerSettings)
     ctx.obj = ServerContext(settings)
     ctx.call_on_close(ctx.obj.close)
-
-
-for command in (ca, events, host, intel, journal, serve, status, token, try_command):
-    main.add_command(command)

@@ -1,4 +1,7 @@
-"""What the commands work with: settings, state and CA, each opened when it is first asked for."""
+"""What the commands work with: settings, state and CA, each opened when it is first asked for.
+
+Imported then, too: a search needs no database layer, and its start should not wait for one.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sib_server.events.query import Query
-from sib_server.events.reader import JournalReader
-from sib_server.events.search import search
-from sib_server.fleet.enrollment import Fleet
-from sib_server.pki.authority import Authority
-from sib_server.pki.tokens import TokenStore
-from sib_server.state.database import StateDatabase
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sib_server.events.stored import StoredEvent
+    from sib_server.fleet.enrollment import Fleet
+    from sib_server.pki.authority import Authority
+    from sib_server.pki.tokens import TokenStore
     from sib_server.settings import ServerSettings
+    from sib_server.state.database import StateDatabase
 
 
 class ServerContext:
@@ -41,6 +40,8 @@ class ServerContext:
     @cached_property
     def state(self) -> StateDatabase:
         """The state database, migrated."""
+        from sib_server.state.database import StateDatabase  # noqa: PLC0415
+
         state = StateDatabase(self.settings.state.url)
         state.migrate()
         return state
@@ -48,16 +49,22 @@ class ServerContext:
     @cached_property
     def authority(self) -> Authority:
         """The CA."""
+        from sib_server.pki.authority import Authority  # noqa: PLC0415
+
         return Authority.load(self.settings.pki.directory)
 
     @cached_property
     def tokens(self) -> TokenStore:
         """The tokens."""
+        from sib_server.pki.tokens import TokenStore  # noqa: PLC0415
+
         return TokenStore(self.state)
 
     @cached_property
     def fleet(self) -> Fleet:
         """The fleet's service."""
+        from sib_server.fleet.enrollment import Fleet  # noqa: PLC0415
+
         return Fleet(self.state, self.authority, self.settings.fleet.policy())
 
     @property
@@ -79,6 +86,10 @@ class ServerContext:
         Raises:
             JournalError: there is no journal, or it cannot be read.
         """
+        from sib_server.events.query import Query  # noqa: PLC0415
+        from sib_server.events.reader import JournalReader  # noqa: PLC0415
+        from sib_server.events.search import search  # noqa: PLC0415
+
         with JournalReader(self.settings.journal.path) as reader:
             yield from search(reader, Query(since_ns=since_ns, limit=None, newest_first=False))
 
