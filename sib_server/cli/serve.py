@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import click
 
@@ -24,6 +25,9 @@ def serve(server: ServerContext) -> None:
     from sib_server.daemon import ServerDaemon  # noqa: PLC0415
 
     set_up_logging(server.settings.log.level)
+    # A connection a host: what the system allows, not what shells usually start with.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> None:
         await ServerDaemon(server.settings).run()

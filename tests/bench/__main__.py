@@ -7,10 +7,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.bench import events
+from tests.bench import events, fleet
 
 PARTS = ["rest", "journal", "one", "fifty", "latency"]
+
+
+def show(result: dict[str, Any]) -> None:
+    json.dump(result, sys.stdout, indent=2)
+    print()
 
 
 def main() -> None:
@@ -25,12 +31,17 @@ def main() -> None:
     one.add_argument("--rate", type=float, default=60_000, help="events a second that are offered")
     one.add_argument("--part", action="append", choices=PARTS, help="default: all")
     one.add_argument("--fake", action="store_true", help="a fake Loki even where a real one is")
+    two = commands.add_parser("fleet", help="simulated hosts with real identities")
+    two.add_argument("--hosts", type=int, action="append", help="default: 500, 1500, 5000")
+    two.add_argument("--seconds", type=float, default=90.0, help="steady state, for each size")
     given = parser.parse_args()
+    if given.command == "fleet":
+        show(fleet.run(given.hosts or [500, 1500, 5000], given.seconds))
+        return
     folder = os.environ.get("SIB_COMPONENTS")
     real = not given.fake and folder is not None and (Path(folder) / "loki" / "loki").is_file()
     result = events.run(given.part or PARTS, seconds=given.seconds, rate=given.rate, real=real)
-    json.dump(result, sys.stdout, indent=2)
-    print()
+    show(result)
 
 
 if __name__ == "__main__":
