@@ -1,0 +1,1 @@
+"""The server's side of SIB: certificate authority, fleet, events, detection and the console."""

@@ -1,0 +1,1 @@
+"""What is detected, and how it gets to the hosts."""
