@@ -6,6 +6,7 @@ long value lists are decided in one place. Everything here is pure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -23,6 +24,10 @@ _MERGED: Final = {
     "glob": "glob anyof",
 }
 """Operators whose alternatives over one expression become one check (one extraction)."""
+PMATCH_FROM: Final = 4
+"""So many directories or more become one ``pmatch``."""
+_PATHS: Final = ("proc.exepath", "proc.pexepath", "fd.name", "fs.path.")
+"""Fields with absolute paths, where a prefix with a slash at its end is a directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +147,45 @@ def _listed(part: Node) -> tuple[str, str, tuple[str, ...]] | None:
 def _one(key: tuple[tuple[Node, ...], str, str], values: Sequence[str]) -> Node:
     shared, left, operator = key
     distinct = tuple(dict.fromkeys(values))
+    if operator == "startswith anyof" and _are_directories(left, distinct):
+        bare_names = tuple(value.rstrip("/") for value in distinct)
+        below = Check(left, "pmatch", bare_names)
+        return all_of((*shared, below, Not(Check(left, IN, bare_names))))
     if len(distinct) == 1:
         operator = EQUALS if operator == IN else operator.removesuffix(" anyof")
     return all_of((*shared, Check(left, operator, distinct)))
 
 
-def quote(value: str) -> str:
-    r"""A value as Falco's filter language writes it.
-
-    The lexer ends a string at the first quote that no backslash precedes, even where that backslash
-    is itself escaped (``"a\\"``), so backslashes and quotes go as ``\x`` escapes.
-    """
-    if "\0" in value:
-        raise ValueError("a Falco value cannot hold a NUL")
-    safe = (
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02x}"
-        for byte in value.encode("utf-8", "surrogateescape")
+def _are_directories(left: str, values: tuple[str, ...]) -> bool:
+    """Whether ``pmatch``, one look-up for all directories, says what the prefixes say."""
+    return (
+        len(values) >= PMATCH_FROM
+        and any(path in left for path in _PATHS)
+        and all(re.fullmatch(r"(/[^/*?\[\]]+)+/", value) for value in values)
     )
-    return f'"{"".join(safe)}"'
+
+
+_ESCAPES: Final = {
+    "\\": "\\\\",
+    '"': '\\"',
+    "\n": "\\n",
+    "\t": "\\t",
+    "\r": "\\r",
+    "\b": "\\b",
+    "\f": "\\f",
+}
+
+
+def quote(value: str) -> str:
+    """A value as Falco's filter language writes it.
+
+    Raises:
+        ValueError: the value ends with a backslash: Falco's lexer takes a quote after a backslash for
+            an escaped one, even where that backslash is escaped itself. Or it holds a NUL.
+    """
+    if "\0" in value or value.endswith("\\"):
+        raise ValueError(f"no Falco string can hold {value!r}")
+    return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
 
 
 def render(node: Node) -> str:
@@ -187,7 +213,13 @@ def _render(node: Node, parent: type[Node]) -> str:
 def _render_check(node: Check) -> str:
     if node.operator == EXISTS:
         return f"{node.left} exists"
-    written = node.values if node.bare else tuple(quote(value) for value in node.values)
+    plain = node.bare or node.left == "evt.type"
+    written = node.values if plain else tuple(map(_written, node.values))
     takes_list = node.operator in (IN, "pmatch") or node.operator.endswith(" anyof")
     right = f"({', '.join(written)})" if takes_list else written[0]
     return f"{node.left} {node.operator} {right}"
+
+
+def _written(value: str) -> str:
+    # A bare word could be the name of a list; a number cannot.
+    return value if value.isascii() and value.isdigit() else quote(value)

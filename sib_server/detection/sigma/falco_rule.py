@@ -85,7 +85,7 @@ class FalcoRule:
 
     def yaml(self) -> str:
         """A rules file with this rule alone."""
-        return _dump(self.documents())
+        return dump_yaml(self.documents())
 
 
 def build_rule(rule: SigmaRule, condition: Node) -> FalcoRule:
@@ -122,7 +122,7 @@ def rules_document(rules: Iterable[FalcoRule]) -> str:
             name = documents[-1]["rule"] = f"{name} ({identity.removeprefix('sigma:')})"
         names.add(name)
         items.extend(documents)
-    return _dump(items)
+    return dump_yaml(items)
 
 
 def sigma_tags(rule: SigmaRule) -> tuple[str, ...]:
@@ -141,8 +141,9 @@ def sigma_tags(rule: SigmaRule) -> tuple[str, ...]:
 def _description(rule: SigmaRule) -> str:
     about = " ".join((rule.description or rule.title).split())
     author = f" Author: {rule.author}." if rule.author else ""
-    licence = getattr(rule, "license", None) or "Detection Rule License 1.1 unless said otherwise"
-    return f"{about} Converted from the Sigma rule {rule.id or 'without an id'}.{author} {licence}."
+    licence = f" Licence: {rule.license}." if rule.license else ""
+    origin = f"Converted from the Sigma rule {rule.id or 'without an id'}."
+    return f"{about} {origin}{author}{licence}"
 
 
 def _output(rule: SigmaRule, identity: str, condition: str) -> str:
@@ -164,6 +165,7 @@ def _with_lists(node: Node, lists: dict[tuple[str, ...], str], prefix: str) -> N
         return type(node)(tuple(_with_lists(part, lists, prefix) for part in node.parts))
     if (
         node.operator != "in"
+        or node.left == "evt.type"
         or node.bare
         or len(node.values) < LIST_FROM
         or not all(_LIST_ITEM.fullmatch(value) for value in node.values)
@@ -173,8 +175,8 @@ def _with_lists(node: Node, lists: dict[tuple[str, ...], str], prefix: str) -> N
     return Check(node.left, "in", (name,), bare=True)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Long text as folded blocks, no aliases."""
+class _Dumper(yaml.CSafeDumper):
+    """No aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write repeated values out."""
@@ -182,5 +184,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _dump(items: list[dict[str, Any]]) -> str:
-    return yaml.dump(items, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def dump_yaml(document: Any) -> str:
+    """YAML in the order given."""
+    text: str = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from sigma.processing.conditions import LogsourceCondition
 from sigma.processing.pipeline import ProcessingItem, ProcessingPipeline
-from sigma.processing.transformations import SetStateTransformation
+from sigma.processing.transformations import (
+    SetStateTransformation,
+    ValueListPlaceholderTransformation,
+)
 from sigma.rule import SigmaDetection, SigmaDetectionItem
 
 from sib_server.detection.sigma.audit import audit_views, read_definition
@@ -20,7 +24,7 @@ from sib_server.detection.sigma.views import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sigma.rule import SigmaRule
 
@@ -30,10 +34,15 @@ AUDITD: Final = "auditd"
 FALCO_CATEGORIES: Final = ("process_creation", "file_event", "network_connection")
 
 
-def linux_pipeline() -> ProcessingPipeline:
+def linux_pipeline(
+    placeholders: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> ProcessingPipeline:
     """Sigma's Linux log sources that Falco's system calls can stand for.
 
     A pipeline that maps an organisation's own field names may be put before it.
+
+    Args:
+        placeholders: values for ``|expand``: name -> values.
     """
     sources = {
         **{name: LogsourceCondition(category=name, product="linux") for name in FALCO_CATEGORIES},
@@ -43,14 +52,26 @@ def linux_pipeline() -> ProcessingPipeline:
         name="SIB: Linux log sources in Falco",
         priority=50,
         items=[
-            ProcessingItem(
-                identifier=f"falco_{name}",
-                transformation=SetStateTransformation(VIEWS, name),
-                rule_conditions=[condition],
-            )
-            for name, condition in sources.items()
+            *placeholder_items(placeholders),
+            *(
+                ProcessingItem(
+                    identifier=f"falco_{name}",
+                    transformation=SetStateTransformation(VIEWS, name),
+                    rule_conditions=[condition],
+                )
+                for name, condition in sources.items()
+            ),
         ],
+        vars={name: list(values) for name, values in placeholders.items()},
     )
+
+
+def placeholder_items(placeholders: Mapping[str, Sequence[str]]) -> list[ProcessingItem]:
+    """Fill in the placeholders that have values; the others are refused at conversion."""
+    if not placeholders:
+        return []
+    fill = ValueListPlaceholderTransformation(include=sorted(placeholders))
+    return [ProcessingItem(identifier="sib_placeholders", transformation=fill)]
 
 
 def views_of(source: str, rule: SigmaRule) -> tuple[tuple[View, ...], tuple[View, ...]]:

@@ -9,6 +9,7 @@ letters that have two cases becomes its case variants, and is refused where ther
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
@@ -49,7 +50,13 @@ class Pattern:
 
     @property
     def operator(self) -> str:
-        """Falco's cheapest operator that says this: ``=`` down to ``glob``."""
+        """Falco's cheapest operator that says this: ``=`` down to ``glob``.
+
+        A value with a backslash at its end goes as ``glob``, because no Falco string can end so.
+        """
+        ends_in_backslash = isinstance(self.last_fixed, str) and self.last_fixed.endswith("\\")
+        if ends_in_backslash:
+            return "glob"
         match self.parts:
             case () | (str(),):
                 return "="
@@ -67,7 +74,7 @@ class Pattern:
     def value(self) -> str:
         """What stands right of :attr:`operator`."""
         if self.operator == "glob":
-            return "".join(p.value if isinstance(p, Wild) else _glob_escape(p) for p in self.parts)
+            return _glob(self.parts)
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
@@ -140,8 +147,12 @@ def literal(text: str, *, cased: bool = False) -> Pattern:
     return pattern((text,), cased=cased)
 
 
-def _glob_escape(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\*?[]" else char for char in text)
+def _glob(parts: tuple[Part, ...]) -> str:
+    text = "".join(
+        part.value if isinstance(part, Wild) else re.sub(r"[\\*?\[\]]", r"\\\g<0>", part)
+        for part in parts
+    )
+    return f"{text[:-2]}[\\\\]" if text.endswith("\\") else text
 
 
 def _chars(part: Part) -> tuple[Part, ...]:
