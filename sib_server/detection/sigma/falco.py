@@ -44,7 +44,7 @@ from sib_server.detection.sigma.errors import FalcoUnsupportedError
 from sib_server.detection.sigma.falco_rule import FalcoRule, build_rule, rules_document
 from sib_server.detection.sigma.pipelines import VIEWS, views_of
 from sib_server.detection.sigma.regex import Flags
-from sib_server.detection.sigma.text import from_sigma, literal
+from sib_server.detection.sigma.text import Wild, from_sigma, literal, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -314,16 +314,16 @@ class FalcoBackend(Backend):
     ) -> Node:
         """A keyword: text found anywhere."""
         assert isinstance(cond.value, SigmaString)
-        contained = cond.value
-        if not contained.startswith("*"):
-            contained = "*" + contained
-        return self._text(self._anywhere(state), contained + "*")
+        found = from_sigma(cond.value)
+        anywhere = pattern((Wild.ANY, *found.parts, Wild.ANY), cased=found.cased)
+        return self._anywhere(state).text(anywhere)
 
     def convert_condition_val_num(
         self, cond: ConditionValueExpression, state: ConversionState
     ) -> Node:
         """A number as a keyword."""
-        return self._text(self._anywhere(state), SigmaString(f"*{cond.value}*"))
+        anywhere = pattern((Wild.ANY, str(cond.value), Wild.ANY), cased=False)
+        return self._anywhere(state).text(anywhere)
 
     def convert_condition_val_re(
         self, cond: ConditionValueExpression, state: ConversionState

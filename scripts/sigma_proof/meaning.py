@@ -1,0 +1,111 @@
+"""Both judges over all rules."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from sigma.collection import SigmaCollection
+
+from scripts.sigma_proof import engine
+from scripts.sigma_proof.actions import Act, Maker, corpus_kind
+from scripts.sigma_proof.generate import holds, plans
+from scripts.sigma_proof.reference import sqlite_judge
+from sib_server.detection.sigma.collection import read_files
+from sib_server.detection.sigma.convert import Conversion, Target, convert_files
+from sib_server.detection.sigma.store import falco_document, stored
+
+
+@dataclass
+class Verdict:
+    """One event of one rule, judged."""
+
+    title: str
+    act: Act
+    reference: bool
+    tree: bool
+    engine: bool | None
+    why: str | None
+
+
+def make(conversions: list[Conversion], each: int | None) -> list[tuple[Conversion, Act, dict]]:
+    """Acts for every rule that Falco judges."""
+    made = []
+    for number, conversion in enumerate(conversions):
+        if conversion.target is not Target.FALCO:
+            continue
+        (document,) = yaml.safe_load_all(conversion.source)
+        rule = SigmaCollection.from_dicts([document]).rules[0]
+        kind = corpus_kind(rule)
+        assert kind is not None
+        seen = set()
+        for condition in rule.detection.parsed_condition:
+            for wanted in plans(condition.parsed)[:each]:
+                act = Maker(number, wanted, kind, rule.logsource.definition or "").make()
+                if act is None or json.dumps(act.fields, sort_keys=True) in seen:
+                    continue
+                seen.add(json.dumps(act.fields, sort_keys=True))
+                made.append((conversion, act, document))
+    return made
+
+
+def judge(paths: list[Path], each: int | None = None) -> list[Verdict]:
+    """Judge the events of all rules twice."""
+    conversions = convert_files(read_files(paths))
+    made = make(conversions, each)
+    rules = falco_document(stored(one) for one in conversions)
+    fired = engine.judge(rules, [act for _, act, _ in made])
+    verdicts: list[Verdict] = []
+    groups: dict[str, list[int]] = {}
+    for index, (conversion, _, _) in enumerate(made):
+        groups.setdefault(conversion.id, []).append(index)
+    for indices in groups.values():
+        document = made[indices[0]][2]
+        rule = SigmaCollection.from_dicts([document]).rules[0]
+        events = [made[index][1].fields for index in indices]
+        said = sqlite_judge(document, events)
+        for index, reference in zip(indices, said, strict=True):
+            conversion, act, _ = made[index]
+            names, why = fired[index]
+            tree = any(holds(c.parsed, act.fields) for c in rule.detection.parsed_condition)
+            found = None if names is None else any(tag == conversion.title or tag.endswith(f"({conversion.id})") for tag in names)
+            verdicts.append(Verdict(conversion.title, act, reference, tree, found, why))
+    return verdicts
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; 1 where the judges disagree."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--verbose", action="store_true")
+    given = parser.parse_args(arguments)
+    if engine.falco_program() is None or not engine.can_trace():
+        print("skipped: needs root, cc, ip and a Falco (SIB_COMPONENTS)")
+        return 0
+    begun = time.monotonic()
+    verdicts = judge(given.paths)
+    agreed = [v for v in verdicts if v.engine is not None and v.engine == v.reference]
+    apart = [v for v in verdicts if v.engine is not None and v.engine != v.reference]
+    undone = [v for v in verdicts if v.engine is None]
+    for verdict in apart:
+        print("DISAGREE", verdict.title, verdict.act.kind, f"sqlite={verdict.reference} tree={verdict.tree} falco={verdict.engine}", json.dumps(verdict.act.fields), verdict.act.words[:3])
+    if given.verbose:
+        for verdict in undone:
+            print("NOT DONE", verdict.title, verdict.why, verdict.act.image, verdict.act.words[:3])
+    odd = [v for v in verdicts if v.reference != v.tree]
+    kinds = Counter((v.act.kind, v.reference) for v in agreed)
+    rules = {v.title for v in verdicts}
+    hit = {v.title for v in agreed if v.reference}
+    missed = {v.title for v in agreed if not v.reference}
+    print(f"{len(rules)} rules, {len(verdicts)} events: {len(agreed)} agree, {len(apart)} disagree, {len(undone)} could not be done")
+    print(f"fired as they should: {sum(n for (_, r), n in kinds.items() if r)}; quiet as they should: {sum(n for (_, r), n in kinds.items() if not r)}")
+    print(f"rules seen to fire: {len(hit)}, seen to stay quiet: {len(missed)}; never fired: {sorted(rules - hit)}")
+    print(f"the two references differ on {len(odd)} events; {time.monotonic() - begun:.0f} s")
+    for verdict in odd[:10]:
+        print("ODD", verdict.title, verdict.reference, verdict.tree, json.dumps(verdict.act.fields))
+    return 1 if apart else 0
