@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from sigma.collection import SigmaCollection
 
-from scripts.sigma_proof import engine
+from scripts.sigma_proof import engine, logs
 from scripts.sigma_proof.actions import Act, Maker, corpus_kind
 from scripts.sigma_proof.generate import holds, plans
 from scripts.sigma_proof.reference import sqlite_judge
@@ -79,22 +79,52 @@ def judge(paths: list[Path], each: int | None = None) -> list[Verdict]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; 1 where the judges disagree."""
+    """Print the tables; 1 where the judges disagree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args(arguments)
     if engine.falco_program() is None or not engine.can_trace():
-        print("skipped: needs root, cc, ip and a Falco (SIB_COMPONENTS)")
-        return 0
+        print("skipped Falco: needs root, cc, ip and a Falco (SIB_COMPONENTS)")
+        wrong = 0
+    else:
+        wrong = hosts_part(given.paths, verbose=given.verbose)
+    if logs.loki_program() is None:
+        print("skipped Loki: not found (SIB_COMPONENTS)")
+    else:
+        wrong += logs_part(given.paths)
+    return 1 if wrong else 0
+
+
+def logs_part(paths: list[Path]) -> int:
+    """Print Loki's table; how often the judges disagree."""
+    judged = logs.judge(convert_files(read_files(paths)))
+    apart = [(line, found) for line, found in judged if found != line.reference]
+    for line, found in apart:
+        print(
+            f"DISAGREE {line.rule.title} {line.kind} sqlite={line.reference} tree={line.tree} "
+            f"loki={found} {line.text!r}"
+        )
+    hit = {line.rule.title for line, found in judged if found and line.reference}
+    rules = {line.rule.title for line, _ in judged}
+    fired = sum(found and line.reference for line, found in judged)
+    quiet = sum(not found and not line.reference for line, found in judged)
+    print(f"Loki: {len(rules)} rules, {len(judged)} lines: {fired + quiet} agree, {len(apart)} disagree")
+    print(f"found as they should: {fired}; left as they should: {quiet}; never found: {sorted(rules - hit)}")
+    print(f"the two references differ on {sum(line.reference != line.tree for line, _ in judged)} lines")
+    return len(apart)
+
+
+def hosts_part(paths: list[Path], *, verbose: bool) -> int:
+    """Print Falco's table; how often the judges disagree."""
     begun = time.monotonic()
-    verdicts = judge(given.paths)
+    verdicts = judge(paths)
     agreed = [v for v in verdicts if v.engine is not None and v.engine == v.reference]
     apart = [v for v in verdicts if v.engine is not None and v.engine != v.reference]
     undone = [v for v in verdicts if v.engine is None]
     for verdict in apart:
         print("DISAGREE", verdict.title, verdict.act.kind, f"sqlite={verdict.reference} tree={verdict.tree} falco={verdict.engine}", json.dumps(verdict.act.fields), verdict.act.words[:3])
-    if given.verbose:
+    if verbose:
         for verdict in undone:
             print("NOT DONE", verdict.title, verdict.why, verdict.act.image, verdict.act.words[:3])
     odd = [v for v in verdicts if v.reference != v.tree]
@@ -102,10 +132,10 @@ def main(arguments: list[str]) -> int:
     rules = {v.title for v in verdicts}
     hit = {v.title for v in agreed if v.reference}
     missed = {v.title for v in agreed if not v.reference}
-    print(f"{len(rules)} rules, {len(verdicts)} events: {len(agreed)} agree, {len(apart)} disagree, {len(undone)} could not be done")
+    print(f"Falco: {len(rules)} rules, {len(verdicts)} events: {len(agreed)} agree, {len(apart)} disagree, {len(undone)} could not be done")
     print(f"fired as they should: {sum(n for (_, r), n in kinds.items() if r)}; quiet as they should: {sum(n for (_, r), n in kinds.items() if not r)}")
     print(f"rules seen to fire: {len(hit)}, seen to stay quiet: {len(missed)}; never fired: {sorted(rules - hit)}")
     print(f"the two references differ on {len(odd)} events; {time.monotonic() - begun:.0f} s")
     for verdict in odd[:10]:
         print("ODD", verdict.title, verdict.reference, verdict.tree, json.dumps(verdict.act.fields))
-    return 1 if apart else 0
+    return len(apart)

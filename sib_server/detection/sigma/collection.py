@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -138,7 +139,7 @@ def _member(
         with archive.open(member) as file:
             # The size in the archive's index is a claim; this is the limit.
             content = file.read(MAX_RULE_BYTES + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
         return RuleRefusedError(where, "", f"unreadable in the archive: {error}")
     return _decoded(where, content, budget)
 
