@@ -1,4 +1,6 @@
-"""Wanted events as real acts: a program at a path, with arguments, a parent, a directory, an act."""
+# ruff: noqa: S108 - paths inside the throw-away root
+"""Wanted events as real acts: a program at a path, with arguments, a parent, a directory, an
+act."""
 
 from __future__ import annotations
 
@@ -108,7 +110,11 @@ class Maker:
         self.process()
         target = self.path("TargetFilename", "/opt/sib/file")
         way = len(target) % 3
-        self.act.words = [["write", target], ["rename", "/opt/sib/old", target], ["link", "/opt/sib/old", target]][way]
+        self.act.words = [
+            ["write", target],
+            ["rename", "/opt/sib/old", target],
+            ["link", "/opt/sib/old", target],
+        ][way]
         self.act.existing = ["/opt/sib/old"] if way else []
         self.act.fields = self.base_fields() | {"TargetFilename": target}
 
@@ -178,7 +184,13 @@ class Maker:
         else:
             call = "execve"
         act.uid = 33 if any(w.holds for w in self.asked.get("euid", ())) else 0
-        act.fields = {"type": record, "SYSCALL": call, "exe": act.image, "comm": comm, "euid": str(act.uid)}
+        act.fields = {
+            "type": record,
+            "SYSCALL": call,
+            "exe": act.image,
+            "comm": comm,
+            "euid": str(act.uid),
+        }
         for wish in self.asked.get("key", ()):
             if not wish.holds:
                 continue

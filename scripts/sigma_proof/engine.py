@@ -71,8 +71,8 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
     """Do the acts under Falco's eyes.
 
     Returns:
-        For each act the names of the rules that fired for its process, or ``None`` with the reason why
-        the act could not be done.
+        For each act the names of the rules that fired for its process, or ``None`` with the reason
+        why the act could not be done.
     """
     program = falco_program()
     assert program is not None
@@ -91,7 +91,15 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
         alerts = folder / "alerts.json"
         with alerts.open("wb") as out, (folder / "log").open("wb") as log:
             falco = subprocess.Popen(
-                (program, "-c", folder / "falco.yaml", "-r", folder / "rules.yaml", "-r", folder / "end.yaml"),
+                (
+                    program,
+                    "-c",
+                    folder / "falco.yaml",
+                    "-r",
+                    folder / "rules.yaml",
+                    "-r",
+                    folder / "end.yaml",
+                ),
                 stdout=out,
                 stderr=log,
             )
@@ -145,7 +153,9 @@ def _ready(falco: subprocess.Popen, actor: Path, alerts: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not _ends(alerts):
         if time.monotonic() > deadline or falco.poll() is not None:
-            raise RuntimeError("Falco does not see anything: " + (alerts.parent / "log").read_text()[-2000:])
+            raise RuntimeError(
+                "Falco does not see anything: " + (alerts.parent / "log").read_text()[-2000:]
+            )
         _sandbox(actor, [_end()])
         time.sleep(0.3)
     time.sleep(0.5)

@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0911 - one return for each kind of value
 """Events made from a rule's own detection tree: ones that satisfy it, and near misses.
 
 This reads pySigma's tree only and shares no code with the converter.
@@ -85,7 +86,11 @@ class _Frozen:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.key = (type(value).__name__, str(getattr(value, "regexp", value)), repr(getattr(value, "s", "")))
+        self.key = (
+            type(value).__name__,
+            str(getattr(value, "regexp", value)),
+            repr(getattr(value, "s", "")),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Frozen) and other.key == self.key
@@ -144,12 +149,26 @@ def fill(wishes: list[Wish], base: str, joiners: tuple[str, ...], kind: str) -> 
         near = not wish.holds
         if isinstance(value, SigmaString):
             parts = list(value.s)
-            text = "".join(p if isinstance(p, str) else ("zz" if p is SpecialChars.WILDCARD_MULTI else "q") for p in _trimmed(parts))
+            text = "".join(
+                p if isinstance(p, str) else ("zz" if p is SpecialChars.WILDCARD_MULTI else "q")
+                for p in _trimmed(parts)
+            )
             if near:
                 text = _spoilt(text)
-            opened, closed = (not parts or parts[0] is not SpecialChars.WILDCARD_MULTI), (not parts or parts[-1] is not SpecialChars.WILDCARD_MULTI)
+            opened, closed = (
+                (not parts or parts[0] is not SpecialChars.WILDCARD_MULTI),
+                (not parts or parts[-1] is not SpecialChars.WILDCARD_MULTI),
+            )
             keyword = wish.field == KEYWORDS
-            target = inner if keyword or not (opened or closed) else whole if opened and closed else starts if opened else ends
+            target = (
+                inner
+                if keyword or not (opened or closed)
+                else whole
+                if opened and closed
+                else starts
+                if opened
+                else ends
+            )
             target.append(text)
         elif isinstance(value, SigmaRegularExpression):
             sample = sample_regex(str(value.regexp))
@@ -165,13 +184,17 @@ def fill(wishes: list[Wish], base: str, joiners: tuple[str, ...], kind: str) -> 
     for joiner in joiners:
         start = max(starts, key=len, default=base)
         end = max(ends, key=len, default="")
-        tries += [joiner.join([s for s in (start, *order, end) if s]) for order in (inner, inner[::-1])]
+        tries += [
+            joiner.join([s for s in (start, *order, end) if s]) for order in (inner, inner[::-1])
+        ]
         tries += [joiner.join([s for s in (*order, end) if s]) for order in (inner,) if not starts]
         tries += [joiner.join([s for s in (start, *inner, "zz") if s])]
     tries = tries or [base]
     swapped = [text.swapcase() for text in tries] if kind == "case" else []
     for text in (*swapped, *tries):
-        if all(matches(w.value.value, text, anywhere=w.field == KEYWORDS) == w.holds for w in wishes):
+        if all(
+            matches(w.value.value, text, anywhere=w.field == KEYWORDS) == w.holds for w in wishes
+        ):
             return text
     return tries[0] if tries[0] else base
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, S310 - a settings file; loopback only
 """The real Loki over made log lines: each event is one line of a host of its own."""
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def loki(ruler_file: str | None = None) -> Iterator[str]:
         (folder / "loki.yaml").write_text(json.dumps(settings))
         address = f"http://127.0.0.1:{port}"
         with (folder / "log").open("wb") as log:
-            running = subprocess.Popen((program, f"-config.file={folder / 'loki.yaml'}"), stdout=log, stderr=log)
+            running = subprocess.Popen(
+                (program, f"-config.file={folder / 'loki.yaml'}"), stdout=log, stderr=log
+            )
         try:
             deadline = time.monotonic() + DEADLINE_S
             while True:
@@ -110,25 +113,40 @@ def loki(ruler_file: str | None = None) -> Iterator[str]:
             running.wait(timeout=30)
 
 
-def push(address: str, lines: list[Line]) -> None:
-    """Ship the lines as Alloy would."""
+def push(address: str, lines: list[Line], **metadata: str) -> None:
+    """Ship the lines as Alloy would, with further structured metadata."""
     now = time.time_ns() - 30_000_000_000
     streams = [
         {
             "stream": {"source": line.source, "host": line.host},
-            "values": [[str(now + number), line.text, {"identifier": line.identifier}]],
+            "values": [[str(now + number), line.text, {"identifier": line.identifier, **metadata}]],
         }
         for number, line in enumerate(lines)
     ]
     for start in range(0, len(streams), 200):
         body = json.dumps({"streams": streams[start : start + 200]}).encode()
-        request = urllib.request.Request(f"{address}/loki/api/v1/push", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{address}/loki/api/v1/push", body, {"Content-Type": "application/json"}
+        )
         urllib.request.urlopen(request, timeout=30).read()
 
 
 def hosts(address: str, expression: str) -> set[str]:
     """The hosts for which an alert's expression holds now."""
     return {one["metric"].get("host", "") for one in query(address, expression)}
+
+
+def ruler_groups(address: str) -> set[str]:
+    """The names of the groups that the ruler has loaded; it takes a while to begin."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        with contextlib.suppress(urllib.error.HTTPError):
+            answer = urllib.request.urlopen(f"{address}/loki/api/v1/rules", timeout=30).read()
+            read = yaml.safe_load(answer) or {}
+            return {group["name"] for groups in read.values() for group in groups}
+        if time.monotonic() > deadline:
+            raise RuntimeError("the ruler has loaded no rules")
+        time.sleep(1.0)
 
 
 def query(address: str, expression: str) -> list[dict[str, Any]]:
@@ -161,7 +179,9 @@ def make(conversions: list[Conversion], each: int | None = None) -> list[Line]:
                     Line(
                         conversion,
                         f"h{len(lines) + len(own)}",
-                        "web" if rule.logsource.category == "webserver" else _SOURCES.get(service, "journal"),
+                        "web"
+                        if rule.logsource.category == "webserver"
+                        else _SOURCES.get(service, "journal"),
                         "systemd" if "unit" in fields else _IDENTIFIERS.get(service, "program"),
                         text,
                         fields,
@@ -188,7 +208,9 @@ def _fields(wanted: Any, rule: Any) -> dict[str, str]:
         unit = text("unit", "other").replace(" ", "")
         record = text("type", "SERVICE_STOP")
         stops = record.upper() == "SERVICE_STOP"
-        line = f"{unit}.service: Deactivated successfully." if stops else f"Reloading {unit}.service"
+        line = (
+            f"{unit}.service: Deactivated successfully." if stops else f"Reloading {unit}.service"
+        )
         return {"type": record, "unit": unit, "line": line}
     if rule.logsource.category == "webserver":
         web = {
@@ -222,7 +244,7 @@ def judge(conversions: list[Conversion], each: int | None = None) -> list[tuple[
         by_rule.setdefault(line.rule.id, []).append(line)
     with loki() as address:
         push(address, lines)
-        _settled(address, len(lines))
+        settled(address, len(lines))
         judged = []
         for own in by_rule.values():
             expression = own[0].rule.documents[0]["rules"][0]["expr"]
@@ -231,7 +253,8 @@ def judge(conversions: list[Conversion], each: int | None = None) -> list[tuple[
     return judged
 
 
-def _settled(address: str, count: int) -> None:
+def settled(address: str, count: int) -> None:
+    """Wait until Loki answers with all lines."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         seen = query(address, 'sum(count_over_time({source=~".+"}[10m]))')

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the lines of a table
 """Both judges over all rules."""
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def make(conversions: list[Conversion], each: int | None) -> list[tuple[Conversi
 
 
 def judge(paths: list[Path], each: int | None = None) -> list[Verdict]:
+    """Judge the events of all rules of some files twice."""
+    return judge_conversions(convert_files(read_files(paths)), each)
+
+
+def judge_conversions(conversions: list[Conversion], each: int | None = None) -> list[Verdict]:
     """Judge the events of all rules twice."""
-    conversions = convert_files(read_files(paths))
     made = make(conversions, each)
     rules = falco_document(stored(one) for one in conversions)
     fired = engine.judge(rules, [act for _, act, _ in made])
@@ -73,7 +78,13 @@ def judge(paths: list[Path], each: int | None = None) -> list[Verdict]:
             conversion, act, _ = made[index]
             names, why = fired[index]
             tree = any(holds(c.parsed, act.fields) for c in rule.detection.parsed_condition)
-            found = None if names is None else any(tag == conversion.title or tag.endswith(f"({conversion.id})") for tag in names)
+            found = (
+                None
+                if names is None
+                else any(
+                    tag == conversion.title or tag.endswith(f"({conversion.id})") for tag in names
+                )
+            )
             verdicts.append(Verdict(conversion.title, act, reference, tree, found, why))
     return verdicts
 
@@ -109,9 +120,15 @@ def logs_part(paths: list[Path]) -> int:
     rules = {line.rule.title for line, _ in judged}
     fired = sum(found and line.reference for line, found in judged)
     quiet = sum(not found and not line.reference for line, found in judged)
-    print(f"Loki: {len(rules)} rules, {len(judged)} lines: {fired + quiet} agree, {len(apart)} disagree")
-    print(f"found as they should: {fired}; left as they should: {quiet}; never found: {sorted(rules - hit)}")
-    print(f"the two references differ on {sum(line.reference != line.tree for line, _ in judged)} lines")
+    print(
+        f"Loki: {len(rules)} rules, {len(judged)} lines: {fired + quiet} agree, {len(apart)} disagree"
+    )
+    print(
+        f"found as they should: {fired}; left as they should: {quiet}; never found: {sorted(rules - hit)}"
+    )
+    print(
+        f"the two references differ on {sum(line.reference != line.tree for line, _ in judged)} lines"
+    )
     return len(apart)
 
 
@@ -123,7 +140,14 @@ def hosts_part(paths: list[Path], *, verbose: bool) -> int:
     apart = [v for v in verdicts if v.engine is not None and v.engine != v.reference]
     undone = [v for v in verdicts if v.engine is None]
     for verdict in apart:
-        print("DISAGREE", verdict.title, verdict.act.kind, f"sqlite={verdict.reference} tree={verdict.tree} falco={verdict.engine}", json.dumps(verdict.act.fields), verdict.act.words[:3])
+        print(
+            "DISAGREE",
+            verdict.title,
+            verdict.act.kind,
+            f"sqlite={verdict.reference} tree={verdict.tree} falco={verdict.engine}",
+            json.dumps(verdict.act.fields),
+            verdict.act.words[:3],
+        )
     if verbose:
         for verdict in undone:
             print("NOT DONE", verdict.title, verdict.why, verdict.act.image, verdict.act.words[:3])
@@ -132,9 +156,15 @@ def hosts_part(paths: list[Path], *, verbose: bool) -> int:
     rules = {v.title for v in verdicts}
     hit = {v.title for v in agreed if v.reference}
     missed = {v.title for v in agreed if not v.reference}
-    print(f"Falco: {len(rules)} rules, {len(verdicts)} events: {len(agreed)} agree, {len(apart)} disagree, {len(undone)} could not be done")
-    print(f"fired as they should: {sum(n for (_, r), n in kinds.items() if r)}; quiet as they should: {sum(n for (_, r), n in kinds.items() if not r)}")
-    print(f"rules seen to fire: {len(hit)}, seen to stay quiet: {len(missed)}; never fired: {sorted(rules - hit)}")
+    print(
+        f"Falco: {len(rules)} rules, {len(verdicts)} events: {len(agreed)} agree, {len(apart)} disagree, {len(undone)} could not be done"
+    )
+    print(
+        f"fired as they should: {sum(n for (_, r), n in kinds.items() if r)}; quiet as they should: {sum(n for (_, r), n in kinds.items() if not r)}"
+    )
+    print(
+        f"rules seen to fire: {len(hit)}, seen to stay quiet: {len(missed)}; never fired: {sorted(rules - hit)}"
+    )
     print(f"the two references differ on {len(odd)} events; {time.monotonic() - begun:.0f} s")
     for verdict in odd[:10]:
         print("ODD", verdict.title, verdict.reference, verdict.tree, json.dumps(verdict.act.fields))

@@ -37,11 +37,13 @@ def sqlite_judge(document: dict, events: list[dict[str, str]]) -> list[bool]:
         warnings.simplefilter("ignore")
         rule = SigmaCollection.from_dicts([changed]).rules[0]
         backend = sqliteBackend()
-        needed = {name for name in backend.required_fields(rule)}
+        needed = set(backend.required_fields(rule))
         (query,) = backend.convert_rule(SigmaCollection.from_dicts([changed]).rules[0])
     names = sorted({name for event in events for name in event} | needed)
     base = sqlite3.connect(":memory:")
-    base.create_function("regexp", 2, lambda pattern, text: text is not None and re.search(pattern, text) is not None)
+    base.create_function(
+        "regexp", 2, lambda pattern, text: text is not None and re.search(pattern, text) is not None
+    )
     columns = ", ".join(f"`{name}` TEXT COLLATE NOCASE" for name in names)
     base.execute(f"CREATE TABLE logs (sib_row INTEGER, {columns})")
     marks = ", ".join("?" * (len(names) + 1))

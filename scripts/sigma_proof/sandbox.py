@@ -1,7 +1,8 @@
+# ruff: noqa: S108 - paths inside the throw-away root
 """Runs acts in a throw-away root: own mounts, own network, nothing of the host's files.
 
-Run as `python -m scripts.sigma_proof.sandbox ACTOR < acts.json > results.json`, as root. It prints a
-list with, for each act, the process id of the program that acted, or ``null`` with the reason.
+Run as `python -m scripts.sigma_proof.sandbox ACTOR < acts.json > results.json`, as root. It prints
+a list with, for each act, the process id of the program that acted, or ``null`` with the reason.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def run(number: int, act: dict) -> dict:
         if act["started_as"]:
             path = act["started_as"]
             Path(path).unlink(missing_ok=True)
-            os.symlink(act["image"], path)
+            Path(path).symlink_to(act["image"])
         leaf = specification(f"{number}", words)
         top = specification(
             f"{number}p",

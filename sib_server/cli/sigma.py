@@ -48,8 +48,8 @@ _DIRECTORY = click.option(
 def sigma() -> None:
     """Bring your own detections: Sigma rules for hosts and logs.
 
-    PATHs are rule files, folders, and SigmaHQ's release zip. A rule goes to Falco (what happens on a
-    host) or to Loki as LogQL (what is logged), or is refused with a reason; no rule is weakened.
+    PATHs are rule files, folders, and SigmaHQ's release zip. A rule goes to Falco (what happens on
+    a host) or to Loki as LogQL (what is logged), or is refused with a reason; no rule is weakened.
 
     \b
       sib-server sigma check sigma_core.zip
@@ -63,7 +63,7 @@ def sigma() -> None:
 @_PLACEHOLDERS
 @click.option("--strict", is_flag=True, help="End with exit code 11 where a rule is refused.")
 @click.option("--all", "show_all", is_flag=True, help="Show the rules that convert, too.")
-def check(paths: tuple[Path, ...], placeholders: Path | None, strict: bool, show_all: bool) -> None:  # noqa: FBT001 - click's way
+def check(paths: tuple[Path, ...], placeholders: Path | None, strict: bool, show_all: bool) -> None:
     """Say for each rule where it would go, or why it would not."""
     found = _converted(paths, placeholders)
     _table(found if show_all else [one for one in found if one.target is Target.NONE])
@@ -76,7 +76,7 @@ def check(paths: tuple[Path, ...], placeholders: Path | None, strict: bool, show
 @_PATHS
 @_PLACEHOLDERS
 @_JSON
-def convert(paths: tuple[Path, ...], placeholders: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+def convert(paths: tuple[Path, ...], placeholders: Path | None, as_json: bool) -> None:
     """Print what rules become: Falco rules and ruler groups, without keeping them.
 
     With --json each line has id, title, path, target (falco, logql or none), output and reason. It
@@ -101,7 +101,7 @@ def import_(
     paths: tuple[Path, ...],
     placeholders: Path | None,
     directory: Path | None,
-    as_json: bool,  # noqa: FBT001 - click's way
+    as_json: bool,
 ) -> None:
     """Convert rules and keep them for the next bundle and for Loki's ruler.
 
@@ -118,12 +118,12 @@ def import_(
 @_DIRECTORY
 @_JSON
 @click.pass_context
-def list_(ctx: click.Context, directory: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+def list_(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     """Show the imported rules."""
     rules = sorted(_store(ctx, directory).load().values(), key=lambda rule: rule.title.lower())
     if as_json:
         for rule in rules:
-            row = {"id": rule.id, "title": rule.title, "path": rule.path}
+            row: dict[str, str | None] = {"id": rule.id, "title": rule.title, "path": rule.path}
             row |= {"target": rule.target.value, "reason": rule.reason or None}
             click.echo(json.dumps(row, ensure_ascii=False))
         return
@@ -151,13 +151,13 @@ def remove(ctx: click.Context, ids: tuple[str, ...], directory: Path | None) -> 
     "--complete", is_flag=True, help="PATHs are all there is: show what is no longer among them."
 )
 @click.pass_context
-def diff(
+def diff(  # noqa: PLR0917 - as many as it has options
     ctx: click.Context,
     paths: tuple[Path, ...],
     placeholders: Path | None,
     directory: Path | None,
-    as_json: bool,  # noqa: FBT001 - click's way
-    complete: bool,  # noqa: FBT001 - click's way
+    as_json: bool,
+    complete: bool,
 ) -> None:
     """Show what an import of these rules would change, such as a new release of SigmaHQ."""
     new = _converted(paths, placeholders)
@@ -199,7 +199,8 @@ def _placeholder_values(path: Path | None) -> Mapping[str, Sequence[str]]:
 
 def _store(ctx: click.Context, directory: Path | None) -> SigmaStore:
     settings = getattr(getattr(ctx.obj, "settings", None), "sigma", None)
-    return SigmaStore(directory or getattr(settings, "directory", DEFAULT_DIRECTORY))
+    usual: Path = getattr(settings, "directory", DEFAULT_DIRECTORY)
+    return SigmaStore(directory or usual)
 
 
 def _table(rows: Sequence[Conversion]) -> None:
@@ -224,7 +225,11 @@ def _changes(found: Sequence[Change], *, as_json: bool, difference: bool) -> Non
     for change in found:
         old, new = (t.value if t else None for t in (change.old_target, change.new_target))
         if as_json:
-            row = {"change": change.kind, "id": change.id, "title": change.title}
+            row: dict[str, str | None] = {
+                "change": change.kind,
+                "id": change.id,
+                "title": change.title,
+            }
             row |= {"old_target": old, "new_target": new, "diff": "\n".join(change.difference)}
             click.echo(json.dumps(row, ensure_ascii=False))
             continue
@@ -236,5 +241,3 @@ def _changes(found: Sequence[Change], *, as_json: bool, difference: bool) -> Non
     if not as_json:
         kinds = Counter(change.kind for change in found)
         click.echo(", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no change")
-
-

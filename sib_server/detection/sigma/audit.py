@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from typing_extensions import override
+
 from sib_server.detection.sigma.condition import (
     FALSE,
     TRUE,
@@ -32,13 +34,15 @@ from sib_server.detection.sigma.condition import (
 )
 from sib_server.detection.sigma.errors import FalcoUnsupportedError
 from sib_server.detection.sigma.fields import (
-    Absent,
-    Choice,
-    Constant,
     Field,
     Numeric,
     Path,
     Text,
+)
+from sib_server.detection.sigma.special_fields import (
+    Absent,
+    Choice,
+    Constant,
     Unavailable,
 )
 from sib_server.detection.sigma.text import Pattern
@@ -100,10 +104,12 @@ class Watch:
 class Argument(Text):
     """``a1`` and on in an EXECVE record; Falco gives empty text past the last argument."""
 
+    @override
     def exists(self) -> Node:
         index = re.search(r"\[(\d+)\]", self.expression)
         return bare("proc.cmdnargs", ">", index[1] if index else "0")
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         found = super().text(wanted)
         return self.exists() if wanted.operator == "exists" else found
@@ -113,11 +119,13 @@ class Argument(Text):
 class SyscallArgument(Field):
     """``a0`` to ``a3`` in a SYSCALL record: hexadecimal digits, which no other text matches."""
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         if re.fullmatch(r"[0-9a-fA-F*?]*", wanted.text):
             raise self.refuse(wanted.text)
         return FALSE
 
+    @override
     def refuse(self, what: str) -> FalcoUnsupportedError:
         return FalcoUnsupportedError(
             f"Falco does not record the arguments of a system call as auditd does ({what})"

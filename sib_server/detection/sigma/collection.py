@@ -148,7 +148,8 @@ def parse(file: RuleFile) -> list[dict[str, Any]]:
     """A file's YAML documents.
 
     Raises:
-        RuleRefusedError: not YAML, with aliases (which could grow without limit), nested too deep, or
+        RuleRefusedError: not YAML, with aliases (which could grow without limit), nested too deep,
+        or
             not mappings.
     """
     depth = documents = 0
@@ -163,7 +164,7 @@ def parse(file: RuleFile) -> list[dict[str, Any]]:
             documents += isinstance(event, yaml.DocumentStartEvent)
             if depth > MAX_DEPTH or documents > MAX_DOCUMENTS:
                 raise RuleRefusedError(file.path, "", "nested too deep or too many documents")
-        loaded = list(yaml.load_all(file.text, Loader=yaml.CSafeLoader))  # noqa: S506 - it is the safe loader in C
+        loaded = list(yaml.load_all(file.text, Loader=yaml.CSafeLoader))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise RuleRefusedError(file.path, "", f"not valid YAML: {reason}") from error

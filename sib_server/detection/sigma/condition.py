@@ -180,7 +180,8 @@ def quote(value: str) -> str:
     """A value as Falco's filter language writes it.
 
     Raises:
-        ValueError: the value ends with a backslash: Falco's lexer takes a quote after a backslash for
+        ValueError: the value ends with a backslash: Falco's lexer takes a quote after a backslash
+        for
             an escaped one, even where that backslash is escaped itself. Or it holds a NUL.
     """
     if "\0" in value or value.endswith("\\"):

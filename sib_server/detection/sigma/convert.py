@@ -57,7 +57,8 @@ class Conversion:
     """What became of one rule.
 
     Attributes:
-        id: the Sigma id; one made from the title where the rule has none; empty where the file could
+        id: the Sigma id; one made from the title where the rule has none; empty where the file
+        could
             not be read as a rule.
         title: the rule's title.
         path: a file, or ``archive.zip!member``.
@@ -143,7 +144,7 @@ class _Run:
     def read(self, file: RuleFile) -> None:
         try:
             found = SigmaCollection.from_dicts(
-                parse(file),  # type: ignore[arg-type]
+                parse(file),
                 collect_errors=True,
                 source=SigmaRuleLocation(Path(file.path)),
                 collect_filters=True,
@@ -167,7 +168,9 @@ class _Run:
         if errors:
             self.refuse(file.path, rule_id(rule), str(rule.title), errors, file.text)
         elif isinstance(rule, SigmaFilter):
-            reason = "a Sigma filter changes other rules; add the exception to the Falco rule instead"
+            reason = (
+                "a Sigma filter changes other rules; add the exception to the Falco rule instead"
+            )
             self.refuse(file.path, rule_id(rule), rule.title, reason, file.text)
         elif isinstance(rule, SigmaCorrelationRule):
             self.correlations.append((self.place(), rule, file))
@@ -208,7 +211,9 @@ class _Run:
         (built,) = self.falco.convert_rule(rule, "rules")
         shown = {
             name: found.shown
-            for view in views_of(str(self.falco.last_processing_pipeline.state["falco_views"]), rule)[0]
+            for view in views_of(
+                str(self.falco.last_processing_pipeline.state["falco_views"]), rule
+            )[0]
             for name, found in view.fields.items()
             if found.shown is not None
         }
@@ -251,8 +256,8 @@ class _Run:
             search = self.searches.get(reference.reference)
             if search is None:
                 raise ValueError(
-                    f"the correlation refers to {reference.reference!r}, which is not among the rules "
-                    "or could not be converted"
+                    f"the correlation refers to {reference.reference!r}, "
+                    "which is not among the rules or could not be converted"
                 )
             searches[reference] = search
         expression = correlation_query(rule, searches)

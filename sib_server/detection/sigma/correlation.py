@@ -1,7 +1,7 @@
 """Sigma's correlation rules as LogQL metric queries. Pure.
 
-The events of a rule that Falco judges are in Loki too (the stream ``falco``, with the rule's name as
-structured metadata), so a correlation may join what Falco and what log lines show.
+The events of a rule that Falco judges are in Loki too (the stream ``falco``, with the rule's name
+as structured metadata), so a correlation may join what Falco and what log lines show.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ class _Groups:
             raise LogQLUnsupportedError(f"LogQL has no range of {self.timespan}")
         self.searches = searches
         self.aliases = {
-            alias.alias: {
-                reference.reference: field for reference, field in alias.mapping.items()
-            }
+            alias.alias: {reference.reference: field for reference, field in alias.mapping.items()}
             for alias in rule.aliases
         }
 
@@ -115,7 +113,9 @@ class _Groups:
         counts: list[str] = []
         for number, (reference, search) in enumerate(self.searches.items(), start=1):
             names = (*self.names, *more)
-            fields = {name: self.aliases.get(name, {}).get(reference.reference, name) for name in names}
+            fields = {
+                name: self.aliases.get(name, {}).get(reference.reference, name) for name in names
+            }
             if len(search.queries) != 1:
                 raise LogQLUnsupportedError("a referenced rule is too long for one LogQL query")
             one = self._count(search.queries[0], search, fields)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sib_protocol.errors import ExitCode, SibError
 from sigma.exceptions import SigmaFeatureNotSupportedByBackendError
+
+from sib_protocol.errors import ExitCode, SibError
 
 if TYPE_CHECKING:
     from pathlib import Path

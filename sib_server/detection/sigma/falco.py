@@ -5,9 +5,10 @@ Use it as any other backend::
     backend = FalcoBackend(linux_pipeline())
     backend.convert(SigmaCollection.from_yaml(text), "rules")
 
-Output formats: ``default`` gives conditions, ``rules`` a rules file. Each rule's log source must have
-been named by a pipeline (:func:`sib_server.detection.sigma.pipelines.linux_pipeline`), which says in
-which views of Falco's events it is read.
+Output formats: ``default`` gives conditions, ``rules`` a rules file. Each rule's log source must
+have
+been named by a pipeline (:func:`sib_server.detection.sigma.pipelines.linux_pipeline`), which says
+in which views of Falco's events it is read.
 
 What it keeps, and at what price: a condition begins with the kind of event; values for one field
 become one list, looked up in a hash where Falco has one; comparisons are without regard to case as
@@ -16,7 +17,7 @@ Sigma's are. What Falco cannot say is refused with :class:`FalcoUnsupportedError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sigma.conversion.base import Backend
 from sigma.conversion.state import ConversionState
@@ -86,7 +87,7 @@ class FalcoBackend(Backend):
     def __init__(
         self,
         processing_pipeline: ProcessingPipeline | None = None,
-        collect_errors: bool = False,  # noqa: FBT001, FBT002 - pySigma's signature
+        collect_errors: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(processing_pipeline, collect_errors, **options)
@@ -157,7 +158,9 @@ class FalcoBackend(Backend):
         """Not used: lists are made from the tree."""
         return self.convert_condition_or(cond, state)
 
-    def convert_condition_or(self, cond: ConditionOR | ConditionAND, state: ConversionState) -> Node:
+    def convert_condition_or(
+        self, cond: ConditionOR | ConditionAND, state: ConversionState
+    ) -> Node:
         """One of the parts holds."""
         return self._alternatives(cond.args, state)
 
@@ -171,7 +174,7 @@ class FalcoBackend(Backend):
         for arg in cond.args:
             try:
                 parts.append(self.convert_condition(arg, state))
-            except FalcoUnsupportedError as error:
+            except FalcoUnsupportedError as error:  # noqa: PERF203 - each part may be refused
                 refused = refused or error
         whole = all_of(parts)
         if refused is not None and whole != FALSE:
@@ -198,8 +201,8 @@ class FalcoBackend(Backend):
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """Text, without regard to case."""
-        assert isinstance(cond.value, SigmaString)
-        return self._text(self._field(cond, state), cond.value)
+        value = cast("SigmaString", cond.value)
+        return self._text(self._field(cond, state), value)
 
     def convert_condition_field_eq_val_str_case_sensitive(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
@@ -217,8 +220,8 @@ class FalcoBackend(Backend):
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """A number."""
-        assert isinstance(cond.value, SigmaNumber)
-        return self._field(cond, state).number("=", cond.value.number)
+        value = cast("SigmaNumber", cond.value)
+        return self._field(cond, state).number("=", value.number)
 
     def convert_condition_field_eq_val_bool(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
@@ -237,38 +240,37 @@ class FalcoBackend(Backend):
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """A regular expression."""
-        assert isinstance(cond.value, SigmaRegularExpression)
-        given = cond.value.flags
+        value = cast("SigmaRegularExpression", cond.value)
+        given = value.flags
         flags = Flags(
             ignore_case=SigmaRegularExpressionFlag.IGNORECASE in given,
             multi_line=SigmaRegularExpressionFlag.MULTILINE in given,
             dot_all=SigmaRegularExpressionFlag.DOTALL in given,
         )
-        return self._field(cond, state).regex(str(cond.value.regexp), flags)
+        return self._field(cond, state).regex(str(value.regexp), flags)
 
     def convert_condition_field_eq_val_cidr(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """A network."""
-        assert isinstance(cond.value, SigmaCIDRExpression)
-        return self._field(cond, state).network(cond.value.cidr)
+        value = cast("SigmaCIDRExpression", cond.value)
+        return self._field(cond, state).network(value.cidr)
 
     def convert_condition_field_compare_op_val(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """Less or more than a number."""
-        assert isinstance(cond.value, SigmaCompareExpression)
-        operator = _OPERATORS.get(cond.value.op)
-        if operator is None or not isinstance(cond.value.number, SigmaNumber):
+        value = cast("SigmaCompareExpression", cond.value)
+        operator = _OPERATORS.get(value.op)
+        if operator is None or not isinstance(value.number, SigmaNumber):
             raise FalcoUnsupportedError(f"the comparison of {cond.field} is not one with a number")
-        return self._field(cond, state).number(operator, cond.value.number.number)
+        return self._field(cond, state).number(operator, value.number.number)
 
     def convert_condition_field_eq_field(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """Another field's value."""
-        value = cond.value
-        assert isinstance(value, SigmaFieldReference)
+        value = cast("SigmaFieldReference", cond.value)
         operator = {
             (True, True): "contains",
             (True, False): "startswith",
@@ -313,8 +315,8 @@ class FalcoBackend(Backend):
         self, cond: ConditionValueExpression, state: ConversionState
     ) -> Node:
         """A keyword: text found anywhere."""
-        assert isinstance(cond.value, SigmaString)
-        found = from_sigma(cond.value)
+        value = cast("SigmaString", cond.value)
+        found = from_sigma(value)
         anywhere = pattern((Wild.ANY, *found.parts, Wild.ANY), cased=found.cased)
         return self._anywhere(state).text(anywhere)
 
@@ -329,7 +331,8 @@ class FalcoBackend(Backend):
         self, cond: ConditionValueExpression, state: ConversionState
     ) -> Node:
         """A regular expression as a keyword."""
-        return self._anywhere(state).regex(str(cond.value.regexp), Flags())
+        value = cast("SigmaRegularExpression", cond.value)
+        return self._anywhere(state).regex(str(value.regexp), Flags())
 
     def convert_condition_query_expr(
         self, cond: ConditionValueExpression, state: ConversionState
@@ -340,7 +343,9 @@ class FalcoBackend(Backend):
 
     # Correlations: Falco judges one event at a time; LogQL takes them over Falco's alerts.
 
-    def _no_correlation(self, rule: SigmaCorrelationRule, *_args: Any, **_options: Any) -> list[Any]:
+    def _no_correlation(
+        self, rule: SigmaCorrelationRule, *_args: Any, **_options: Any
+    ) -> list[Any]:
         refused = FalcoUnsupportedError(f"Falco cannot correlate the events of {rule.title!r}")
         if not self.collect_errors:
             raise refused

@@ -13,6 +13,7 @@ from sib_server.detection.sigma.condition import And, Check, Node, Not, Or, rend
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sigma.correlations import SigmaCorrelationRule
     from sigma.rule import SigmaRule
 
 ENGINE: Final = "0.62.0"
@@ -125,7 +126,7 @@ def rules_document(rules: Iterable[FalcoRule]) -> str:
     return dump_yaml(items)
 
 
-def sigma_tags(rule: SigmaRule) -> tuple[str, ...]:
+def sigma_tags(rule: SigmaRule | SigmaCorrelationRule) -> tuple[str, ...]:
     """ATT&CK techniques and tactics as Falco's rules write them, and the Sigma id."""
     tags = []
     for tag in rule.tags:
@@ -186,7 +187,5 @@ class _Dumper(yaml.CSafeDumper):
 
 def dump_yaml(document: Any) -> str:
     """YAML in the order given."""
-    text: str = yaml.dump(
-        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text

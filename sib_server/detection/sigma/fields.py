@@ -8,16 +8,15 @@ that means less. What is true of a field in general is here, which Sigma field i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from typing_extensions import override
 
 from sib_server.detection.sigma import regex
 from sib_server.detection.sigma.condition import (
     EXISTS,
-    FALSE,
-    TRUE,
     Check,
     Node,
     all_of,
@@ -27,7 +26,7 @@ from sib_server.detection.sigma.condition import (
     negate,
 )
 from sib_server.detection.sigma.errors import FalcoUnsupportedError
-from sib_server.detection.sigma.text import Pattern, Wild, pattern
+from sib_server.detection.sigma.text import Pattern, Wild, matches, pattern
 
 if TYPE_CHECKING:
     from sib_server.detection.sigma.regex import Flags
@@ -102,27 +101,32 @@ class Text(Field):
     expression: str
 
     @property
+    @override
     def shown(self) -> str | None:  # type: ignore[override]
         return self.expression if re.fullmatch(r"[a-z.]+(\[\d+\])?", self.expression) else None
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         return compare(self.expression, wanted)
 
+    @override
     def number(self, operator: str, wanted: Number) -> Node:
         if operator != "=":
             raise self.refuse(f"the comparison {operator} {wanted}")
         return self.text(Pattern((str(wanted),)))
 
+    @override
     def regex(self, wanted: str, flags: Flags) -> Node:
         return search(self.expression, wanted, flags)
 
+    @override
     def exists(self) -> Node:
         return Check(self.expression, EXISTS)
 
+    @override
     def reference(self, other: Field, operator: str) -> Node:
-        if type(other) not in (Text, Path):
+        if not isinstance(other, Text) or isinstance(other, Directory):
             raise self.refuse(f"the comparison {operator} with a field of another kind")
-        assert isinstance(other, Text)
         right = lowered(other.expression, cased=False)
         return bare(lowered(self.expression, cased=False), operator, right)
 
@@ -131,6 +135,7 @@ class Text(Field):
 class Path(Text):
     """The absolute path of a file. ``endswith "/name"`` becomes a look-up of its last part."""
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         name = wanted.value
         if wanted.operator == "endswith" and re.fullmatch(r"/[^/]+", name) and name.isascii():
@@ -157,13 +162,14 @@ class CommandLine(Field):
     expression: str
     program: str
     alone: Node
-    shown: str | None = None  # type: ignore[override]
+    shown: str | None = None
 
     def _apart(self, line: Node, program: Node) -> Node:
         return any_of(
             (all_of((negate(self.alone), line)), all_of((self.alone, program))),
         )
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         if wanted.operator == EXISTS:
             return self.exists()
@@ -175,11 +181,13 @@ class CommandLine(Field):
         # where more may follow, the line answers for it too; where not, only the program can.
         return line if wanted.open_end else any_of((line, all_of((self.alone, program))))
 
+    @override
     def number(self, operator: str, wanted: Number) -> Node:
         if operator != "=":
             raise self.refuse(f"the comparison {operator} {wanted}")
         return self.text(Pattern((str(wanted),)))
 
+    @override
     def regex(self, wanted: str, flags: Flags) -> Node:
         line, program = (
             search(expression, wanted, flags) for expression in (self.expression, self.program)
@@ -188,9 +196,11 @@ class CommandLine(Field):
             return line
         return self._apart(line, program)
 
+    @override
     def exists(self) -> Node:
         return Check(self.program, EXISTS)
 
+    @override
     def reference(self, other: Field, operator: str) -> Node:
         if operator != "=" or not isinstance(other, CommandLine):
             raise self.refuse(f"the comparison {operator} of a command line with another field")
@@ -202,6 +212,7 @@ class CommandLine(Field):
 class Directory(Text):
     """A directory, which Falco writes with a slash at the end and Sigma without (but for ``/``)."""
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         if wanted.operator == EXISTS:
             return self.exists()
@@ -216,10 +227,12 @@ class Directory(Text):
             return any_of((whole, at_root))
         return all_of((whole, negate(at_root))) if matches(inside, "/") else whole
 
+    @override
     def regex(self, wanted: str, flags: Flags) -> Node:
         _ = flags
         raise self.refuse(f"the regular expression {wanted!r}")
 
+    @override
     def reference(self, other: Field, operator: str) -> Node:
         _ = other
         raise self.refuse(f"the comparison {operator} of a directory with another field")
@@ -232,9 +245,11 @@ class Numeric(Field):
     expression: str
 
     @property
+    @override
     def shown(self) -> str | None:  # type: ignore[override]
         return self.expression
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         if wanted.operator == EXISTS:
             return self.exists()
@@ -242,6 +257,7 @@ class Numeric(Field):
             raise self.refuse(f"the text comparison with {wanted.text!r}")
         return self.number("=", int(wanted.value))
 
+    @override
     def number(self, operator: str, wanted: Number) -> Node:
         if wanted != int(wanted):
             raise self.refuse(f"the comparison {operator} {wanted}")
@@ -249,9 +265,11 @@ class Numeric(Field):
             return check(self.expression, "=", str(int(wanted)))
         return bare(self.expression, operator, str(int(wanted)))
 
+    @override
     def exists(self) -> Node:
         return Check(self.expression, EXISTS)
 
+    @override
     def reference(self, other: Field, operator: str) -> Node:
         if operator != "=" or not isinstance(other, Numeric):
             raise self.refuse(f"the comparison {operator} of a number with another field")
@@ -266,9 +284,11 @@ class Address(Field):
     networks: str
 
     @property
+    @override
     def shown(self) -> str | None:  # type: ignore[override]
         return self.expression
 
+    @override
     def text(self, wanted: Pattern) -> Node:
         if wanted.operator == EXISTS:
             return self.exists()
@@ -289,6 +309,7 @@ class Address(Field):
         octets = whole[1].split(".")[:-1]
         return ".".join([*octets, *["0"] * (4 - len(octets))]) + f"/{8 * len(octets)}"
 
+    @override
     def network(self, wanted: str) -> Node:
         try:
             network = ip_network(wanted, strict=False)
@@ -296,128 +317,6 @@ class Address(Field):
             raise self.refuse(f"the network {wanted!r}") from None
         return check(self.networks, "in", str(network))
 
+    @override
     def exists(self) -> Node:
         return Check(self.expression, EXISTS)
-
-
-@dataclass(frozen=True)
-class Constant(Field):
-    """A field that has one value in every event of a view, such as a record's type."""
-
-    value: str
-
-    def text(self, wanted: Pattern) -> Node:
-        return TRUE if matches(wanted, self.value) else FALSE
-
-    def number(self, operator: str, wanted: Number) -> Node:
-        if operator != "=":
-            raise self.refuse(f"the comparison {operator} {wanted}")
-        return TRUE if self.value == str(wanted) else FALSE
-
-    def exists(self) -> Node:
-        return TRUE
-
-
-@dataclass(frozen=True)
-class Choice(Field):
-    """A field with a few values, each of which is a condition.
-
-    Attributes:
-        choices: value in lower case -> its condition.
-        otherwise: gives the condition for, or refuses, a value that is not among them.
-    """
-
-    choices: Mapping[str, Node]
-    otherwise: Callable[[str], Node] = field(default=lambda _value: FALSE)
-
-    def text(self, wanted: Pattern) -> Node:
-        if wanted.operator == EXISTS:
-            return TRUE
-        if wanted.operator == "=":
-            value = wanted.value.lower()
-            return self.choices[value] if value in self.choices else self.otherwise(value)
-        return any_of(node for value, node in self.choices.items() if matches(wanted, value))
-
-    def number(self, operator: str, wanted: Number) -> Node:
-        if operator != "=":
-            raise self.refuse(f"the comparison {operator} {wanted}")
-        return self.text(Pattern((str(wanted),)))
-
-    def exists(self) -> Node:
-        return TRUE
-
-
-@dataclass(frozen=True)
-class Unavailable(Field):
-    """A field that SIB's hosts do not record: each comparison is refused with the reason."""
-
-    reason: str
-
-    def refuse(self, what: str) -> FalcoUnsupportedError:
-        _ = what
-        return FalcoUnsupportedError(self.reason)
-
-
-class Absent(Field):
-    """A field that events of this view never have: nothing matches it."""
-
-    def text(self, wanted: Pattern) -> Node:
-        _ = wanted
-        return FALSE
-
-    def number(self, operator: str, wanted: Number) -> Node:
-        _ = operator, wanted
-        return FALSE
-
-    def regex(self, wanted: str, flags: Flags) -> Node:
-        _ = wanted, flags
-        return FALSE
-
-    def network(self, wanted: str) -> Node:
-        _ = wanted
-        return FALSE
-
-    def exists(self) -> Node:
-        return FALSE
-
-    def reference(self, other: Field, operator: str) -> Node:
-        _ = other, operator
-        return FALSE
-
-
-@dataclass(frozen=True)
-class QueriedName(Field):
-    """The name that a DNS query asks for, read from the packet.
-
-    Falco shows a packet's bytes as text with a dot for each that cannot be printed, so a name reads
-    with its dots (labels of 32 bytes and more excepted), after twelve bytes of header and the first
-    label's length, and before the root label and the query type: ``.....www.example.org..``.
-    """
-
-    expression: str = "evt.arg.data"
-
-    def text(self, wanted: Pattern) -> Node:
-        if wanted.operator == EXISTS:
-            return Check(self.expression, EXISTS)
-        if wanted.cased or not wanted.value.isascii():
-            raise self.refuse(f"the text comparison with {wanted.text!r}")
-        name = wanted.value.lower()
-        forms = {
-            "=": f".....{name}..",
-            "startswith": f".....{name}",
-            "endswith": f"{name}..",
-            "contains": name,
-        }
-        if wanted.operator not in forms or ".." in name:
-            raise self.refuse(f"the text comparison with {wanted.text!r}")
-        return check(lowered(self.expression, cased=False), "contains", forms[wanted.operator])
-
-
-def matches(wanted: Pattern, value: str) -> bool:
-    """Whether a text matches a pattern: Sigma's own comparison."""
-    shape = "".join(
-        {Wild.ANY: ".*", Wild.ONE: "."}[part] if isinstance(part, Wild) else re.escape(part)
-        for part in wanted.parts
-    )
-    flags = re.DOTALL if wanted.cased else re.DOTALL | re.IGNORECASE
-    return re.fullmatch(shape, value, flags) is not None

@@ -7,15 +7,15 @@ What is added to the backend:
 - text becomes RE2 here: the backend's own translation takes an escaped ``\\*`` for a wildcard;
 - ``|re`` finds its expression anywhere in a field; a label filter would match the whole value;
 - keywords under ``or``, ``and`` and ``not`` become a chain of line filters where there is one (the
-  backend alone writes ``not (a and b)`` as ``!~ "a|b"``, another condition); where there is none, the
-  keywords are counted into labels (``label_format``), over which any condition can be said.
+  backend alone writes ``not (a and b)`` as ``!~ "a|b"``, another condition); where there is none,
+  the keywords are counted into labels (``label_format``), over which any condition can be said.
 """
 
 from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sigma.backends.loki import LogQLBackend
 from sigma.backends.loki.deferred import LogQLDeferredUnboundStrExpression
@@ -29,13 +29,12 @@ from sigma.conditions import (
 )
 from sigma.exceptions import SigmaFeatureNotSupportedByBackendError
 from sigma.pipelines.loki import LokiCustomAttributes
+from sigma.processing.conditions import IncludeFieldCondition
 from sigma.processing.pipeline import ProcessingItem, ProcessingPipeline
 from sigma.processing.transformations import (
     DropDetectionItemTransformation,
     FieldMappingTransformation,
 )
-from sigma.processing.conditions import IncludeFieldCondition
-
 from sigma.types import (
     CompareOperators,
     SigmaCasedString,
@@ -130,7 +129,7 @@ class SibLogQLBackend(LogQLBackend):
         # Where a condition is over keywords alone, the backend leaves the parser out.
         self._rule.custom_attributes[LokiCustomAttributes.PARSER.value] = parser or "logfmt"
 
-    def update_parsed_conditions(self, condition: Any, negated: bool = False) -> Any:  # noqa: FBT001, FBT002 - pySigma's signature
+    def update_parsed_conditions(self, condition: Any, negated: bool = False) -> Any:
         """Bring a condition into the backend's form; the outermost call sees the whole tree."""
         if self._inside:
             return super().update_parsed_conditions(condition, negated)
@@ -161,7 +160,8 @@ class SibLogQLBackend(LogQLBackend):
             return type(condition)(args, condition.source)
         if not isinstance(condition, ConditionValueExpression):
             return condition
-        quoted = str(condition.value.regexp).replace("\\", "\\\\").replace('"', '\\"')
+        keyword = cast("SigmaRegularExpression", condition.value)
+        quoted = str(keyword.regexp).replace("\\", "\\\\").replace('"', '\\"')
         quoted = quoted.replace("`", "\\x60")
         template = f'{{{{ __line__ | count "{quoted}" }}}}'
         label = self._counted.setdefault(template, f"sigma_{len(self._counted)}")
@@ -267,7 +267,6 @@ def _clauses(condition: Any, *, negated: bool) -> _Clauses:
         for part in parts:
             whole = _limited([left + right for left in whole for right in part])
         return whole
-    assert isinstance(condition, ConditionFieldEqualsValueExpression | ConditionValueExpression)
     return [((negated, condition),)]
 
 

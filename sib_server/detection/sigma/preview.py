@@ -1,9 +1,10 @@
 """Judge a Falco condition by an event's fields, without Falco.
 
-For a preview of what a rule would find, and for checks where there is no engine. It knows the part of
+For a preview of what a rule would find, and for checks where there is no engine. It knows the part
+of
 Falco's filter language that this package writes, and is itself checked against the real engine by
-`scripts/sigma-meaning`. ASCII case, byte order and ``fnmatch`` are Falco's; its limits on length are
-not imitated.
+`scripts/sigma-meaning`. ASCII case, byte order and ``fnmatch`` are Falco's; its limits on length
+are not imitated.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class _Token:
     at: int
 
 
-def compile_condition(condition: str, lists: Mapping[str, Sequence[str]] = {}) -> Test:  # noqa: B006 - never changed
+def compile_condition(condition: str, lists: Mapping[str, Sequence[str]] = {}) -> Test:
     """Read a condition.
 
     Args:
@@ -141,7 +142,9 @@ class _Reader:
         else:
             right = self.right(operator)
             return _compared(left, operator, right)
-        tests = [_OPERATORS[operator](value) for value in values] if operator in _OPERATORS else None
+        tests = (
+            [_OPERATORS[operator](value) for value in values] if operator in _OPERATORS else None
+        )
         if tests is None:
             raise self.error()
         return _one_of(left, tests)
@@ -173,11 +176,13 @@ class _Reader:
 
     def values(self) -> list[str]:
         self.expect("(")
-        found = []
+        found: list[str] = []
         while not self.take(")"):
             token = self.next()
             value = _plain(token)
-            found += self.lists[value] if token.kind != "string" and value in self.lists else [value]
+            found += (
+                self.lists[value] if token.kind != "string" and value in self.lists else [value]
+            )
             self.take(",")
         return found
 

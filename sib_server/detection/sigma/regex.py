@@ -1,9 +1,9 @@
 r"""Sigma's regular expressions (PCRE's ways, found anywhere) as Falco's.
 
 Falco compiles with RE2 in POSIX mode and matches the whole value: no ``\s``, ``\d`` or ``\w``, no
-``(?:`` or ``(?i)``, ``.`` stops at a newline, ``^`` and ``$`` mean lines. So an expression is parsed
-and written anew; what RE2 or POSIX mode cannot say (look-around, back references, ``\b``) is refused.
-Greedy and lazy repeats match the same values and are written alike.
+``(?:`` or ``(?i)``, ``.`` stops at a newline, ``^`` and ``$`` mean lines. So an expression is
+parsed and written anew; what RE2 or POSIX mode cannot say (look-around, back references, ``\b``) is
+refused. Greedy and lazy repeats match the same values and are written alike.
 
 A value with bytes that are not UTF-8 never matches a regular expression in Falco; therefore plain
 text in an expression becomes a text operator instead (:func:`plain_text`).

@@ -7,8 +7,8 @@
     DIRECTORY/ruler/sigma.yaml          rule groups for Loki's ruler
 
 The two documents are functions of the rules (:func:`falco_document`, :func:`ruler_groups_document`)
-and are written anew after every change; a crash between the two leaves old documents, which the next
-change or :meth:`SigmaStore.publish` puts right.
+and are written anew after every change; a crash between the two leaves old documents, which the
+next change or :meth:`SigmaStore.publish` puts right.
 """
 
 from __future__ import annotations

@@ -43,10 +43,14 @@ LINE_STREAMS: Final = (*SYSLOG_STREAMS, WEB, WEB_ERROR, CLAMAV, FTP, GUACAMOLE)
 
 _ACCESS_LINE: Final = (
     r'^(?P<c_ip>\S+) \S+ (?P<cs_username>\S+) \[[^\]]*\] "(?P<cs_method>[A-Za-z]+) '
-    r'(?P<c_uri>(?P<cs_uri_stem>[^ ?"]*)(?:\?(?P<cs_uri_query>[^ "]*))?)(?: (?P<cs_version>[^"]*))?" '
-    r'(?P<sc_status>\d+) (?P<sc_bytes>\d+|-)(?: "(?P<cs_referer>[^"]*)" "(?P<cs_user_agent>[^"]*)")?'
+    r'(?P<c_uri>(?P<cs_uri_stem>[^ ?"]*)(?:\?(?P<cs_uri_query>[^ "]*))?)'
+    r'(?: (?P<cs_version>[^"]*))?" '
+    r'(?P<sc_status>\d+) (?P<sc_bytes>\d+|-)'
+    r'(?: "(?P<cs_referer>[^"]*)" "(?P<cs_user_agent>[^"]*)")?'
 )
-_STOPPED: Final = r"^(?P<service_unit>\S+)\.service: (?:Deactivated successfully|Succeeded|Failed with result)"
+_STOPPED: Final = (
+    r"^(?P<service_unit>\S+)\.service: (?:Deactivated successfully|Succeeded|Failed with result)"
+)
 _STARTED: Final = r"^Started (?P<service_unit>\S+)\.service"
 
 
@@ -86,7 +90,9 @@ _WEB_FIELDS: Final = tuple(
 _UNIT: Final = (("unit", "service_unit"),)
 SERVICE_RECORDS: Final = {
     "SERVICE_STOP": Stream((JOURNAL,), "systemd", f"regexp `{_STOPPED}` | service_unit!=``", _UNIT),
-    "SERVICE_START": Stream((JOURNAL,), "systemd", f"regexp `{_STARTED}` | service_unit!=``", _UNIT),
+    "SERVICE_START": Stream(
+        (JOURNAL,), "systemd", f"regexp `{_STARTED}` | service_unit!=``", _UNIT
+    ),
 }
 """Audit records that systemd writes where there is an auditd, and what it logs in any case."""
 

@@ -35,6 +35,16 @@ class Wild(Enum):
 
 Part: TypeAlias = str | Wild
 
+_SHAPES: Final[dict[tuple[object, ...], str]] = {
+    (): "=",
+    (str,): "=",
+    (Wild.ANY,): "exists",
+    (Wild.ANY, str, Wild.ANY): "contains",
+    (str, Wild.ANY): "startswith",
+    (Wild.ANY, str): "endswith",
+}
+"""Patterns that a plain operator of Falco's says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -57,18 +67,8 @@ class Pattern:
         ends_in_backslash = isinstance(self.last_fixed, str) and self.last_fixed.endswith("\\")
         if ends_in_backslash:
             return "glob"
-        match self.parts:
-            case () | (str(),):
-                return "="
-            case (Wild.ANY,):
-                return "exists"
-            case (Wild.ANY, str(), Wild.ANY):
-                return "contains"
-            case (str(), Wild.ANY):
-                return "startswith"
-            case (Wild.ANY, str()):
-                return "endswith"
-        return "glob"
+        shape = tuple(str if isinstance(part, str) else part for part in self.parts)
+        return _SHAPES.get(shape, "glob")
 
     @property
     def value(self) -> str:
@@ -165,3 +165,13 @@ def _cases(part: Part) -> tuple[Part, ...]:
     if part.isascii():
         return (part.lower(),)
     return tuple(dict.fromkeys((part.lower(), part.upper())))
+
+
+def matches(wanted: Pattern, value: str) -> bool:
+    """Whether a text matches a pattern: Sigma's own comparison."""
+    shape = "".join(
+        {Wild.ANY: ".*", Wild.ONE: "."}[part] if isinstance(part, Wild) else re.escape(part)
+        for part in wanted.parts
+    )
+    flags = re.DOTALL if wanted.cased else re.DOTALL | re.IGNORECASE
+    return re.fullmatch(shape, value, flags) is not None

@@ -16,17 +16,18 @@ from typing import Final
 
 from sib_server.detection.sigma.condition import Check, Node, all_of, bare, check
 from sib_server.detection.sigma.fields import (
-    Absent,
     Address,
-    Choice,
     CommandLine,
-    Constant,
     Directory,
     Field,
     Numeric,
     Path,
-    QueriedName,
     Text,
+)
+from sib_server.detection.sigma.special_fields import (
+    Absent,
+    Constant,
+    QueriedName,
     Unavailable,
 )
 
@@ -40,7 +41,7 @@ class View:
         events: which events these are.
         fields: Sigma's field name -> the field here; any other name is refused.
         keywords: where a value without a field is looked for; ``None`` where it can be nowhere.
-        """
+    """
 
     name: str
     events: Node
@@ -180,4 +181,5 @@ NAME_LOOKUP: Final = (
         ),
     ),
 )
-"""For rules with ``DestinationHostname``: a connection to a name is seen as the look-up before it."""
+"""For rules with ``DestinationHostname``: a connection to a name is seen as the look-up before
+it."""

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001 - a table row is one line; dashes are what is tested
 from __future__ import annotations
 
 import json
@@ -135,7 +136,13 @@ def test_a_rule_is_dressed() -> None:
     assert listed["items"] == [f"/opt/{n}" for n in range(9)]
     assert listed["list"] in rule["condition"]
     assert rule["priority"] == "CRITICAL"
-    assert rule["tags"] == ["T1059.004", "mitre_credential_access", "cve.2021-1", "sigma", f"sigma:{identity}"]
+    assert rule["tags"] == [
+        "T1059.004",
+        "mitre_credential_access",
+        "cve.2021-1",
+        "sigma",
+        f"sigma:{identity}",
+    ]
     assert "author=A 100 percent  B" in rule["output"]
     assert "What it is" in rule["desc"]
     assert "Licence: MIT." in rule["desc"]
@@ -144,7 +151,13 @@ def test_a_rule_is_dressed() -> None:
 
 @pytest.mark.parametrize(
     ("level", "priority"),
-    [("informational", "INFORMATIONAL"), ("low", "NOTICE"), ("medium", "WARNING"), ("high", "ERROR"), (None, "WARNING")],
+    [
+        ("informational", "INFORMATIONAL"),
+        ("low", "NOTICE"),
+        ("medium", "WARNING"),
+        ("high", "ERROR"),
+        (None, "WARNING"),
+    ],
 )
 def test_levels_are_priorities(level: str | None, priority: str) -> None:
     more = {"level": level} if level else {}
@@ -152,10 +165,16 @@ def test_levels_are_priorities(level: str | None, priority: str) -> None:
 
 
 def test_a_rule_about_a_file_covers_each_way_to_make_one() -> None:
-    text = condition(one({"TargetFilename": "/etc/x"}), {"product": "linux", "category": "file_event"})
+    text = condition(
+        one({"TargetFilename": "/etc/x"}), {"product": "linux", "category": "file_event"}
+    )
     test = compile_condition(text)
-    assert test({"evt.type": "openat", "evt.is_open_write": "true", "fd.num": 3, "fd.name": "/etc/X"})
-    assert not test({"evt.type": "openat", "evt.is_open_write": "false", "fd.num": 3, "fd.name": "/etc/x"})
+    assert test(
+        {"evt.type": "openat", "evt.is_open_write": "true", "fd.num": 3, "fd.name": "/etc/X"}
+    )
+    assert not test(
+        {"evt.type": "openat", "evt.is_open_write": "false", "fd.num": 3, "fd.name": "/etc/x"}
+    )
     assert test({"evt.type": "rename", "fs.path.target": "/etc/x", "fs.path.source": "/y"})
     assert not test({"evt.type": "rename", "fs.path.target": "/y", "fs.path.source": "/etc/x"})
     assert test({"evt.type": "symlink", "fs.path.source": "/etc/x"})
@@ -163,10 +182,20 @@ def test_a_rule_about_a_file_covers_each_way_to_make_one() -> None:
 
 def test_a_rule_about_connections() -> None:
     network = {"product": "linux", "category": "network_connection"}
-    event = {"evt.type": "connect", "fd.typechar": "4", "evt.res": "EINPROGRESS", "fd.sport": 4444, "fd.snet": "8.8.8.8"}
+    event = {
+        "evt.type": "connect",
+        "fd.typechar": "4",
+        "evt.res": "EINPROGRESS",
+        "fd.sport": 4444,
+        "fd.snet": "8.8.8.8",
+    }
     test = compile_condition(
         condition(
-            {"s": {"DestinationPort": [4444, 5555], "Initiated": "true"}, "f": {"DestinationIp|cidr": "10.0.0.0/8"}, "condition": "s and not f"},
+            {
+                "s": {"DestinationPort": [4444, 5555], "Initiated": "true"},
+                "f": {"DestinationIp|cidr": "10.0.0.0/8"},
+                "condition": "s and not f",
+            },
             network,
         )
     )
@@ -185,13 +214,28 @@ def test_a_rule_about_connections() -> None:
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        ({"type": "EXECVE", "a0": "cp", "a1|startswith": "/"}, 'evt.type in (execve, execveat) and tolower(proc.exe) = "cp" and tolower(proc.args[0]) startswith "/"'),
+        (
+            {"type": "EXECVE", "a0": "cp", "a1|startswith": "/"},
+            'evt.type in (execve, execveat) and tolower(proc.exe) = "cp" and tolower(proc.args[0]) startswith "/"',
+        ),
         ({"type": "EXECVE", "a2": "*"}, "evt.type in (execve, execveat) and proc.cmdnargs > 1"),
-        ({"a1|startswith": "--cpu"}, 'evt.type in (execve, execveat) and tolower(proc.args[0]) startswith "--cpu"'),
+        (
+            {"a1|startswith": "--cpu"},
+            'evt.type in (execve, execveat) and tolower(proc.args[0]) startswith "--cpu"',
+        ),
         ({"type": "SYSCALL", "SYSCALL": "mknod"}, "evt.type = mknod"),
-        ({"type": "SYSCALL", "SYSCALL": "mknod", "success": "no"}, "evt.type = mknod and not (evt.rawres >= 0)"),
-        ({"type": "SYSCALL", "exe|endswith": "/useradd"}, 'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) = "useradd"'),
-        ({"type": "ADD_USER"}, 'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) in ("useradd", "newusers", "luseradd")'),
+        (
+            {"type": "SYSCALL", "SYSCALL": "mknod", "success": "no"},
+            "evt.type = mknod and not (evt.rawres >= 0)",
+        ),
+        (
+            {"type": "SYSCALL", "exe|endswith": "/useradd"},
+            'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) = "useradd"',
+        ),
+        (
+            {"type": "ADD_USER"},
+            'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) in ("useradd", "newusers", "luseradd")',
+        ),
         ({"type": "PATH", "nametype": "DELETE", "name": "/x"}, None),
     ],
 )
@@ -203,7 +247,13 @@ def test_audit_records_are_system_calls(item: Any, expected: str | None) -> None
 def test_a_path_record_is_any_act_on_the_name() -> None:
     every = compile_condition(condition(one({"type": "PATH", "name": "/x"}), AUDITD))
     events: list[dict[str, str | int]] = [
-        {"evt.type": "open", "fd.num": 3, "fd.name": "/x", "evt.is_open_create": "false", "evt.is_open_write": "false"},
+        {
+            "evt.type": "open",
+            "fd.num": 3,
+            "fd.name": "/x",
+            "evt.is_open_create": "false",
+            "evt.is_open_write": "false",
+        },
         {"evt.type": "unlinkat", "fs.path.name": "/x"},
         {"evt.type": "chmod", "fs.path.name": "/x"},
         {"evt.type": "rename", "fs.path.target": "/x", "fs.path.source": "/y"},
@@ -211,7 +261,9 @@ def test_a_path_record_is_any_act_on_the_name() -> None:
         {"evt.type": "execve", "proc.exepath": "/x"},
     ]
     assert all(every(event) for event in events)
-    created = compile_condition(condition(one({"type": "PATH", "name": "/x", "nametype": "CREATE"}), AUDITD))
+    created = compile_condition(
+        condition(one({"type": "PATH", "name": "/x", "nametype": "CREATE"}), AUDITD)
+    )
     assert [created(event) for event in events] == [False, False, False, True, False, False]
     watched = {**AUDITD, "definition": "Required:\n-w /x -p wa -k thing\nnot 'closed"}
     writes = compile_condition(condition(one({"type": "PATH", "name": "/x"}), watched))
@@ -236,7 +288,12 @@ def test_a_key_is_what_the_quoted_audit_rules_say() -> None:
     assert www({"evt.type": "open", "fd.name": "/y"})
     known = condition(one({"type": "SYSCALL", "exe": "/x", "key": "network_connect_4"}), AUDITD)
     assert "evt.type = connect" in known
-    for key, reason in (("odd", "a2=5"), ("odd2", "!x"), ("none", "dir"), ("other", "does not quote")):
+    for key, reason in (
+        ("odd", "a2=5"),
+        ("odd2", "!x"),
+        ("none", "dir"),
+        ("other", "does not quote"),
+    ):
         assert reason in str(convert(one({"key": key}), source).reason) or key == "none"
     assert convert(one({"key": "none"}), source).target is Target.NONE
 
@@ -262,7 +319,9 @@ def test_log_lines_go_to_loki() -> None:
         'sum by (host) (count_over_time({source=~"journal|auth|cron|syslog"} '
         "|~ `(?is:a.*b)|(?is:c)` !~ `(?is:d)` !~ `(?is:e)` [5m])) > 0"
     )
-    assert "identifier=~`(?i)sshd.*`" in expression(one(["x"]), {"product": "linux", "service": "sshd"})
+    assert "identifier=~`(?i)sshd.*`" in expression(
+        one(["x"]), {"product": "linux", "service": "sshd"}
+    )
     everywhere = expression(one(["x"]), {"product": "linux"})
     assert "web-error" in everywhere
     assert "falco" not in everywhere
@@ -281,8 +340,23 @@ def test_keywords_that_line_filters_cannot_say_are_counted() -> None:
 
 def test_web_server_logs_have_fields() -> None:
     web = {"category": "webserver"}
-    made = expression(one({"cs-method": "GET", "c-uri|re": "(?i)/\\.\\.", "sc-status": 200, "cs-user-agent|cased|contains": "X"}), web)
-    for part in ("cs_method=~`(?is:GET)`", "(?s:.*)(?i:/\\.\\.)(?s:.*)", "sc_status=200", "(?s:.*X.*)"):
+    made = expression(
+        one(
+            {
+                "cs-method": "GET",
+                "c-uri|re": "(?i)/\\.\\.",
+                "sc-status": 200,
+                "cs-user-agent|cased|contains": "X",
+            }
+        ),
+        web,
+    )
+    for part in (
+        "cs_method=~`(?is:GET)`",
+        "(?s:.*)(?i:/\\.\\.)(?s:.*)",
+        "sc_status=200",
+        "(?s:.*X.*)",
+    ):
         assert part in made
     assert "no field Nonsense" in str(convert(one({"Nonsense": "x"}), web).reason)
     assert "web-error" in expression(one(["x"]), {"service": "nginx"})
@@ -340,7 +414,10 @@ def correlate(text: str) -> Conversion:
             "type: value_count\nrules: [web]\ngroup-by: [Computer]\ntimespan: 1h\ncondition: {gt: 3, field: c-ip}",
             None,
         ),
-        ("type: temporal\nrules: [failed, shell]\ngroup-by: [host]\ntimespan: 10m\ncondition: {gte: 2}", None),
+        (
+            "type: temporal\nrules: [failed, shell]\ngroup-by: [host]\ntimespan: 10m\ncondition: {gte: 2}",
+            None,
+        ),
         (
             "type: temporal\nrules: [web, shell]\naliases: {who: {web: cs-username, shell: User}}\ngroup-by: [who]\ntimespan: 10m\ncondition: {eq: 2}",
             None,
@@ -363,15 +440,36 @@ def test_correlations_become_metric_queries(text: str, expected: str | None) -> 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("type: event_count\nrules: [other]\ntimespan: 5m\ncondition: {gte: 1}", "not among the rules"),
-        ("type: event_count\nrules: [failed]\ntimespan: 5m\ncondition: {lt: 1}", "nothing happened"),
+        (
+            "type: event_count\nrules: [other]\ntimespan: 5m\ncondition: {gte: 1}",
+            "not among the rules",
+        ),
+        (
+            "type: event_count\nrules: [failed]\ntimespan: 5m\ncondition: {lt: 1}",
+            "nothing happened",
+        ),
         ("type: event_count\nrules: [failed]\ntimespan: 5m\ncondition: {neq: 1}", "no comparison"),
         ("type: event_count\nrules: [failed]\ntimespan: 5M\ncondition: {gte: 1}", "no range"),
-        ("type: event_count\nrules: [failed]\ngroup-by: [User]\ntimespan: 5m\ncondition: {gte: 1}", "no field User"),
-        ("type: event_count\nrules: [shell]\ngroup-by: [Nope]\ntimespan: 5m\ncondition: {gte: 1}", "no field for Nope"),
-        ("type: temporal_ordered\nrules: [failed, shell]\ntimespan: 5m\ncondition: {gte: 2}", "TEMPORAL_ORDERED"),
-        ("type: value_count\nrules: [web]\ntimespan: 5m\ncondition: {gte: 1, field: [c-ip, c-uri]}", "one field"),
-        ("type: temporal\nrules: [failed, shell]\ntimespan: 5m\ncondition: failed and not shell", "condition over rules"),
+        (
+            "type: event_count\nrules: [failed]\ngroup-by: [User]\ntimespan: 5m\ncondition: {gte: 1}",
+            "no field User",
+        ),
+        (
+            "type: event_count\nrules: [shell]\ngroup-by: [Nope]\ntimespan: 5m\ncondition: {gte: 1}",
+            "no field for Nope",
+        ),
+        (
+            "type: temporal_ordered\nrules: [failed, shell]\ntimespan: 5m\ncondition: {gte: 2}",
+            "TEMPORAL_ORDERED",
+        ),
+        (
+            "type: value_count\nrules: [web]\ntimespan: 5m\ncondition: {gte: 1, field: [c-ip, c-uri]}",
+            "one field",
+        ),
+        (
+            "type: temporal\nrules: [failed, shell]\ntimespan: 5m\ncondition: failed and not shell",
+            "condition over rules",
+        ),
     ],
 )
 def test_correlations_that_logql_cannot_count(text: str, reason: str) -> None:
@@ -397,7 +495,10 @@ def test_a_rule_that_only_a_correlation_uses_raises_no_alert() -> None:
         ("title: x", "Sigma"),
         ("title: x\nlogsource: 5\ndetection: 7", ""),
         ("title: x\nlogsource: {product: linux}\ndetection: {condition: a}", ""),
-        ("title: x\nlogsource: {product: linux}\nfilter: {rules: any, s: {User: x}, condition: s}", "filter"),
+        (
+            "title: x\nlogsource: {product: linux}\nfilter: {rules: any, s: {User: x}, condition: s}",
+            "filter",
+        ),
         ("title: [x]\ncorrelation: 5", ""),
     ],
 )
@@ -416,17 +517,39 @@ def test_rules_without_an_id_get_one_that_stays() -> None:
 
 def test_the_backend_works_as_any_other() -> None:
     text = yaml.safe_dump({"title": "T", "logsource": PROCESS, "detection": one({"User": "a"})})
-    twice = SigmaCollection.merge([SigmaCollection.from_yaml(text), SigmaCollection.from_yaml(text)])
-    names = [item.get("rule") for item in yaml.safe_load(FalcoBackend(linux_pipeline()).convert(twice, "rules"))]
+    twice = SigmaCollection.merge(
+        [SigmaCollection.from_yaml(text), SigmaCollection.from_yaml(text)]
+    )
+    names = [
+        item.get("rule")
+        for item in yaml.safe_load(FalcoBackend(linux_pipeline()).convert(twice, "rules"))
+    ]
     assert names == [None, "T", "T (1)"]
     (plain,) = FalcoBackend(linux_pipeline()).convert(SigmaCollection.from_yaml(text))
     assert plain == 'evt.type in (execve, execveat) and tolower(user.name) = "a"'
     collecting = FalcoBackend(linux_pipeline(), collect_errors=True)
-    bad = yaml.safe_dump({"title": "T", "logsource": {"product": "x"}, "detection": one({"User": "a"})})
-    assert collecting.convert(SigmaCollection.from_yaml(bad + "---\n" + BASE + "  {type: event_count, rules: [failed], timespan: 5m, condition: {gte: 1}}")) is not None
+    bad = yaml.safe_dump(
+        {"title": "T", "logsource": {"product": "x"}, "detection": one({"User": "a"})}
+    )
+    assert (
+        collecting.convert(
+            SigmaCollection.from_yaml(
+                bad
+                + "---\n"
+                + BASE
+                + "  {type: event_count, rules: [failed], timespan: 5m, condition: {gte: 1}}"
+            )
+        )
+        is not None
+    )
     assert len(collecting.errors) == 4
     with pytest.raises(FalcoUnsupportedError):
-        FalcoBackend(linux_pipeline()).convert(SigmaCollection.from_yaml(BASE.replace("sshd", "auditd").replace("['Failed password']", "{type: PATH}") + "  {type: event_count, rules: [shell], timespan: 5m, condition: {gte: 1}}"))
+        FalcoBackend(linux_pipeline()).convert(
+            SigmaCollection.from_yaml(
+                BASE.replace("sshd", "auditd").replace("['Failed password']", "{type: PATH}")
+                + "  {type: event_count, rules: [shell], timespan: 5m, condition: {gte: 1}}"
+            )
+        )
     with pytest.raises(FalcoUnsupportedError):
         views_of("nonsense", SigmaCollection.from_yaml(text).rules[0])  # type: ignore[arg-type]
     assert VIEWS == "falco_views"
@@ -456,7 +579,9 @@ REFUSED = {
 
 
 def test_sigmahqs_linux_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    corpus = Path(__import__("os").environ.get("SIB_SHARED", CORPUS.parents[1])) / "data" / "sigma-linux"
+    corpus = (
+        Path(__import__("os").environ.get("SIB_SHARED", CORPUS.parents[1])) / "data" / "sigma-linux"
+    )
     if not corpus.is_dir():
         pytest.skip("SigmaHQ's Linux rules not found: set SIB_SHARED")
 

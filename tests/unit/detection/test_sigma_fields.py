@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table row is one line
 """Each kind of field says in Falco exactly what Sigma's comparison says.
 
 The judge of Sigma's side is written here, from its specification; of Falco's side the preview, which
@@ -16,19 +17,21 @@ from sib_server.detection.sigma import regex
 from sib_server.detection.sigma.condition import FALSE, TRUE, Node, bare, check, render
 from sib_server.detection.sigma.errors import FalcoUnsupportedError
 from sib_server.detection.sigma.fields import (
-    Absent,
     Address,
-    Choice,
-    Constant,
     Directory,
     Numeric,
     Path,
-    QueriedName,
     Text,
-    Unavailable,
 )
 from sib_server.detection.sigma.preview import compile_condition
 from sib_server.detection.sigma.regex import Flags
+from sib_server.detection.sigma.special_fields import (
+    Absent,
+    Choice,
+    Constant,
+    QueriedName,
+    Unavailable,
+)
 from sib_server.detection.sigma.text import Pattern, Wild, pattern
 from sib_server.detection.sigma.views import COMMAND_LINE, PARENT_COMMAND_LINE
 
@@ -36,13 +39,18 @@ LETTERS = "aAbB /\\*?[]\"'-\n"
 WORDS = st.text(LETTERS, max_size=4)
 PATTERNS = st.builds(
     lambda parts, cased: pattern(tuple(parts), cased=cased),
-    st.lists(st.one_of(st.sampled_from(Wild), st.text(LETTERS, min_size=1, max_size=3)), max_size=5),
+    st.lists(
+        st.one_of(st.sampled_from(Wild), st.text(LETTERS, min_size=1, max_size=3)), max_size=5
+    ),
     st.booleans(),
 )
 
 
 def sigma_says(wanted: Pattern, value: str) -> bool:
-    shape = "".join({"*": ".*", "?": "."}[p.value] if isinstance(p, Wild) else re.escape(p) for p in wanted.parts)
+    shape = "".join(
+        {"*": ".*", "?": "."}[p.value] if isinstance(p, Wild) else re.escape(p)
+        for p in wanted.parts
+    )
     flags = re.DOTALL if wanted.cased else re.DOTALL | re.IGNORECASE
     return re.fullmatch(shape, value, flags) is not None
 
@@ -54,7 +62,9 @@ def falco_says(node: Node, fields: dict[str, str | int]) -> bool:
 
 
 @given(PATTERNS, st.lists(WORDS, min_size=1, max_size=4))
-def test_a_command_line_is_the_arguments_joined_with_spaces(wanted: Pattern, argv: list[str]) -> None:
+def test_a_command_line_is_the_arguments_joined_with_spaces(
+    wanted: Pattern, argv: list[str]
+) -> None:
     # As Falco has it: argv[0], a space, the rest joined.
     fields = {
         "proc.exe": argv[0],
@@ -67,11 +77,15 @@ def test_a_command_line_is_the_arguments_joined_with_spaces(wanted: Pattern, arg
 @given(PATTERNS, st.lists(st.text("aB-x ", min_size=1, max_size=3), min_size=1, max_size=3))
 def test_so_is_the_parents(wanted: Pattern, argv: list[str]) -> None:
     fields = {"proc.pexe": argv[0], "proc.aargs[1]": " ".join(argv[1:])}
-    assert falco_says(PARENT_COMMAND_LINE.text(wanted), fields) == sigma_says(wanted, " ".join(argv))
+    assert falco_says(PARENT_COMMAND_LINE.text(wanted), fields) == sigma_says(
+        wanted, " ".join(argv)
+    )
 
 
 @given(PATTERNS, st.lists(st.text("aA.*[", min_size=1, max_size=3), max_size=3))
-def test_a_directory_has_no_slash_at_its_end_but_the_root(wanted: Pattern, parts: list[str]) -> None:
+def test_a_directory_has_no_slash_at_its_end_but_the_root(
+    wanted: Pattern, parts: list[str]
+) -> None:
     directory = "/" + "/".join(parts)
     fields = {"proc.cwd": directory if directory == "/" else f"{directory}/"}
     assert falco_says(Directory("proc.cwd").text(wanted), fields) == sigma_says(wanted, directory)
@@ -108,7 +122,9 @@ def test_a_path_is_compared_whole_or_by_its_last_part(wanted: Pattern, parts: li
 @given(text=st.text("aAbBxX129 -.DdFi/\n\tc]$_", max_size=8))
 def test_an_expression_is_found_anywhere(expression: str, flags: Flags, text: str) -> None:
     body, read = regex.leading_flags(expression, flags)
-    options = re.IGNORECASE * read.ignore_case | re.MULTILINE * read.multi_line | re.DOTALL * read.dot_all
+    options = (
+        re.IGNORECASE * read.ignore_case | re.MULTILINE * read.multi_line | re.DOTALL * read.dot_all
+    )
     python = body.replace("[[:digit:]]", "[0-9]")
     found = falco_says(Text("proc.name").regex(expression, flags), {"proc.name": text})
     assert found == (re.search(python, text, options | re.ASCII) is not None)
@@ -160,7 +176,10 @@ def test_numbers_compare_as_numbers() -> None:
 def test_addresses_compare_as_addresses() -> None:
     server = Address("fd.sip", "fd.snet")
     assert render(server.text(pattern(("::1",), cased=False))) == 'fd.sip = "::1"'
-    assert render(server.text(pattern(("10.1.", Wild.ANY), cased=False))) == 'fd.snet in ("10.1.0.0/16")'
+    assert (
+        render(server.text(pattern(("10.1.", Wild.ANY), cased=False)))
+        == 'fd.snet in ("10.1.0.0/16")'
+    )
     assert render(server.network("fe80::/10")) == 'fd.snet in ("fe80::/10")'
     assert render(server.exists()) == "fd.sip exists"
     assert render(server.text(Pattern((Wild.ANY,)))) == "fd.sip exists"
@@ -252,7 +271,7 @@ def test_what_a_kind_of_field_cannot_say_is_refused(refused: object) -> None:
 
 
 def test_text_takes_numbers_and_expressions() -> None:
-    assert render(NAME.number("=", 777)) == 'tolower(proc.name) = 777'
+    assert render(NAME.number("=", 777)) == "tolower(proc.name) = 777"
     assert render(LINE.exists()) == "proc.exe exists"
     assert Text("tolower(x)").shown is None
     assert NAME.exists() == NAME.text(Pattern((Wild.ANY,)))

@@ -4,7 +4,12 @@ import pytest
 
 from sib_server.detection.sigma.preview import ConditionSyntaxError, compile_condition
 
-EVENT = {"proc.name": "Bash", "proc.exepath": "/usr/bin/Bash", "fd.sport": 443, "fd.snet": "10.1.2.3"}
+EVENT = {
+    "proc.name": "Bash",
+    "proc.exepath": "/usr/bin/Bash",
+    "fd.sport": 443,
+    "fd.snet": "10.1.2.3",
+}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ from sib_server.detection.sigma import collection
 from sib_server.detection.sigma.collection import RuleFile, read_files
 from sib_server.detection.sigma.convert import convert_files
 from sib_server.detection.sigma.errors import CollectionError, RuleRefusedError, UnknownRuleError
-from sib_server.detection.sigma.store import SigmaStore, changes, falco_document, stored
+from sib_server.detection.sigma.store import (
+    SigmaStore,
+    changes,
+    falco_document,
+    ruler_groups_document,
+    stored,
+)
 
 IDS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(5)]
 
@@ -29,7 +35,12 @@ def rule(number: int, title: str = "T", **detection: object) -> str:
     else:
         item = detection or {"User": "a"}
     return yaml.safe_dump(
-        {"title": title, "id": IDS[number], "logsource": logsource, "detection": {"s": item, "condition": "s"}}
+        {
+            "title": title,
+            "id": IDS[number],
+            "logsource": logsource,
+            "detection": {"s": item, "condition": "s"},
+        }
     )
 
 
@@ -40,7 +51,9 @@ def conversions(*texts: str) -> list:
 def test_rules_are_kept_by_their_id_and_documents_follow(tmp_path: Path) -> None:
     store = SigmaStore(tmp_path / "sigma")
     assert store.load() == {}
-    added = store.put(conversions(rule(0), rule(1), rule(2, keyword="x"), rule(3, Hashes="x"), "broken: ["))
+    added = store.put(
+        conversions(rule(0), rule(1), rule(2, keyword="x"), rule(3, Hashes="x"), "broken: [")
+    )
     assert [change.kind for change in added] == ["added"] * 4
     names = [item.get("rule") for item in yaml.safe_load(store.falco_file.read_text())]
     # Two rules of one title: Falco would take the second for a new version of the first.
@@ -70,9 +83,9 @@ def test_rules_are_kept_by_their_id_and_documents_follow(tmp_path: Path) -> None
 
 def test_a_correlations_part_alone_is_not_in_the_ruler(tmp_path: Path) -> None:
     (one,) = conversions(rule(0, keyword="x"))
-    silent = stored(one).__class__(**{**{f: getattr(stored(one), f) for f in stored(one).__struct_fields__}, "silent": True})
-    from sib_server.detection.sigma.store import ruler_groups_document
-
+    silent = stored(one).__class__(
+        **{**{f: getattr(stored(one), f) for f in stored(one).__struct_fields__}, "silent": True}
+    )
     assert yaml.safe_load(ruler_groups_document([silent])) == {"groups": []}
     assert falco_document([silent]).startswith("- required_engine_version")
 
@@ -80,7 +93,10 @@ def test_a_correlations_part_alone_is_not_in_the_ruler(tmp_path: Path) -> None:
 def test_a_complete_set_shows_what_is_gone() -> None:
     old = {one.id: stored(one) for one in conversions(rule(0), rule(1))}
     found = changes(old, conversions(rule(0, title="New"), "broken: ["), complete=True)
-    assert [(change.kind, change.id) for change in found] == [("changed", IDS[0]), ("removed", IDS[1])]
+    assert [(change.kind, change.id) for change in found] == [
+        ("changed", IDS[0]),
+        ("removed", IDS[1]),
+    ]
 
 
 def test_a_damaged_or_closed_store_says_so(tmp_path: Path) -> None:
@@ -110,7 +126,9 @@ def test_a_zip_is_read_in_memory_and_distrusted(tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
     found = list(read_files([path]))
     texts = {one.path.split("!")[1] for one in found if isinstance(one, RuleFile)}
-    reasons = {one.path.split("!")[1]: one.reason for one in found if isinstance(one, RuleRefusedError)}
+    reasons = {
+        one.path.split("!")[1]: one.reason for one in found if isinstance(one, RuleRefusedError)
+    }
     assert texts == {"rules/a.yml"}
     assert "outside itself" in reasons["../evil.yml"]
     assert "outside itself" in reasons["/etc/evil.yml"]
@@ -120,7 +138,10 @@ def test_a_zip_is_read_in_memory_and_distrusted(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x03\x04") + 32 + len("rules/a.yml")] ^= 0xFF
     path.write_bytes(content)
-    assert any(isinstance(one, RuleRefusedError) and "unreadable" in one.reason for one in read_files([path]))
+    assert any(
+        isinstance(one, RuleRefusedError) and "unreadable" in one.reason
+        for one in read_files([path])
+    )
 
 
 def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
@@ -132,7 +153,9 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "missing", "no zip", "too many", "too much", "huge zip"])
-def test_paths_that_give_no_rules(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_give_no_rules(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.yml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -145,7 +168,9 @@ def test_paths_that_give_no_rules(kind: str, tmp_path: Path, monkeypatch: pytest
         path.write_text("long")
     elif kind != "missing":
         path.write_text(rule(0))
-        monkeypatch.setattr(collection, {"too many": "MAX_FILES", "too much": "MAX_TOTAL_BYTES"}[kind], 0)
+        monkeypatch.setattr(
+            collection, {"too many": "MAX_FILES", "too much": "MAX_TOTAL_BYTES"}[kind], 0
+        )
     with pytest.raises(CollectionError) as caught:
         list(read_files([path]))
     assert str(path) in caught.value.problem
@@ -155,7 +180,9 @@ def test_paths_that_give_no_rules(kind: str, tmp_path: Path, monkeypatch: pytest
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(sigma, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(
+        sigma, [str(argument) for argument in arguments], catch_exceptions=False
+    )
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -179,7 +206,9 @@ def test_the_commands(tmp_path: Path) -> None:
 
     assert "3 added" in run("import", rules, "--directory", store).output
     assert "no change" in run("import", rules, "--directory", store).output
-    listed = [json.loads(line) for line in run("list", "--directory", store, "--json").output.splitlines()]
+    listed = [
+        json.loads(line) for line in run("list", "--directory", store, "--json").output.splitlines()
+    ]
     assert [line["title"] for line in listed] == ["First", "Second [x]", "Third"]
     assert "Third" in run("list", "--directory", store).output
 
@@ -203,7 +232,7 @@ def test_placeholders_come_from_a_file(tmp_path: Path) -> None:
     assert 'in ("root", 7)' in run("convert", rules, "--placeholders", values).output
     for wrong in ("[1]", "a: []", "a: 1", "{", "\xff"):
         values.write_bytes(wrong.encode("latin-1"))
-        with pytest.raises(Exception, match="YAML|mapping"):
+        with pytest.raises(Exception, match=r"YAML|mapping"):
             run("convert", rules, "--placeholders", values)
     values.write_text("")
     assert "none" in run("convert", rules, "--placeholders", values).output
@@ -216,6 +245,8 @@ def test_the_setting_says_where(tmp_path: Path) -> None:
                 directory = tmp_path / "kept"
 
     (tmp_path / "a.yml").write_text(rule(0))
-    done = CliRunner().invoke(sigma, ["import", str(tmp_path / "a.yml")], obj=Settings(), catch_exceptions=False)
+    done = CliRunner().invoke(
+        sigma, ["import", str(tmp_path / "a.yml")], obj=Settings(), catch_exceptions=False
+    )
     assert done.exit_code == 0
     assert (tmp_path / "kept" / "falco" / "sigma.yaml").exists()
