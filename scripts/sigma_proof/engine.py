@@ -14,7 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 DEADLINE_S = 90.0
-END = "/opt/sib/the-end"
+READY, LAST = "/opt/sib/ready", "/opt/sib/last"
+"""Programs whose start says that Falco sees, and that it has seen everything."""
 _SETTINGS = {
     "json_output": True,
     "json_include_output_property": False,
@@ -84,10 +85,12 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
         )
         (folder / "falco.yaml").write_text(json.dumps(_SETTINGS))
         (folder / "rules.yaml").write_text(rules)
-        (folder / "end.yaml").write_text(
-            "- rule: the end\n  desc: end\n  output: end\n  priority: INFO\n"
-            f'  condition: evt.type = execve and proc.exepath = "{END}"\n'
+        marks = "".join(
+            f"- rule: {path}\n  desc: a mark\n  output: a mark\n  priority: INFO\n"
+            f'  condition: evt.type = execve and proc.exepath = "{path}"\n'
+            for path in (READY, LAST)
         )
+        (folder / "marks.yaml").write_text(marks)
         alerts = folder / "alerts.json"
         with alerts.open("wb") as out, (folder / "log").open("wb") as log:
             falco = subprocess.Popen(
@@ -98,15 +101,22 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
                     "-r",
                     folder / "rules.yaml",
                     "-r",
-                    folder / "end.yaml",
+                    folder / "marks.yaml",
                 ),
                 stdout=out,
                 stderr=log,
             )
         try:
-            _ready(falco, actor, alerts)
-            results = _sandbox(actor, [dataclasses.asdict(act) for act in acts] + [_end()])
-            _wait(falco, alerts, count=_ends(alerts) + 0, log=folder / "log")
+            deadline = time.monotonic() + DEADLINE_S
+            while not _seen(alerts, READY):
+                if time.monotonic() > deadline or falco.poll() is not None:
+                    raise RuntimeError(
+                        "Falco sees nothing: " + (folder / "log").read_text()[-2000:]
+                    )
+                _sandbox(actor, [_mark(READY)])
+                time.sleep(0.3)
+            results = _sandbox(actor, [dataclasses.asdict(act) for act in acts] + [_mark(LAST)])
+            _wait(falco, alerts, LAST)
         finally:
             falco.terminate()
             falco.wait(timeout=30)
@@ -123,9 +133,10 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
     ]
 
 
-def _end() -> dict:
+def _mark(path: str) -> dict:
     return {
-        "image": END, "argv": ["end"], "parent_image": "/opt/sib/parent", "parent_argv": ["parent"],
+        "image": path, "argv": ["mark"],
+        "parent_image": "/opt/sib/parent", "parent_argv": ["parent"],
         "cwd": "/", "uid": 0, "words": ["exit"], "existing": [], "started_as": "",
     }  # fmt: skip
 
@@ -144,32 +155,15 @@ def _sandbox(actor: Path, acts: list[dict]) -> list[dict]:
     return json.loads(done.stdout)
 
 
-def _ends(alerts: Path) -> int:
-    return alerts.read_bytes().count(b'"rule":"the end"')
+def _seen(alerts: Path, mark: str) -> bool:
+    return f'"rule":"{mark}"'.encode() in alerts.read_bytes()
 
 
-def _ready(falco: subprocess.Popen, actor: Path, alerts: Path) -> None:
-    """Wait until Falco sees: it is asked again and again with the end's own act."""
+def _wait(falco: subprocess.Popen, alerts: Path, mark: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not _ends(alerts):
+    while not _seen(alerts, mark):
         if time.monotonic() > deadline or falco.poll() is not None:
-            raise RuntimeError(
-                "Falco does not see anything: " + (alerts.parent / "log").read_text()[-2000:]
-            )
-        _sandbox(actor, [_end()])
-        time.sleep(0.3)
-    time.sleep(0.5)
-
-
-def _wait(falco: subprocess.Popen, alerts: Path, count: int, log: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    size = -1
-    while time.monotonic() < deadline:
-        time.sleep(1.0)
-        now = alerts.stat().st_size
-        if now == size and _ends(alerts) >= max(count, 2):
-            return
-        size = now
-        if falco.poll() is not None:
-            raise RuntimeError(log.read_text()[-2000:])
-    raise RuntimeError("Falco did not see the end")
+            raise RuntimeError(f"Falco has not seen {mark}")
+        time.sleep(0.5)
+    # Buffers of other processors may still hold what happened at the same time.
+    time.sleep(1.0)
