@@ -60,6 +60,7 @@ from sib_server.detection.sigma.views import (
 MAX_ARGUMENTS: Final = 64
 ALL_PERMISSIONS: Final = frozenset("rwxa")
 _ABSENT: Final = Absent()
+_READS: Final = "Reading the file counts, too: the rule quotes no audit rule that says otherwise."
 _EVERY_FIELD: Final = (
     *(f"a{number}" for number in range(MAX_ARGUMENTS)),
     *("name", "nametype", "SYSCALL", "syscall", "comm", "exe", "key", "success", "exit", "argc"),
@@ -186,7 +187,8 @@ def _syscall(watch: Watch, *, names_call: bool) -> View:
     # Without a name it could be any call that auditd was told to record; of those, every program
     # makes one: its start.
     events = TRUE if names_call else STARTS
-    return View("SYSCALL record", events, _record("SYSCALL", **arguments, **fields))
+    note = None if names_call else "A record without a system call's name is the program's start."
+    return View("SYSCALL record", events, _record("SYSCALL", **arguments, **fields), note=note)
 
 
 def _path_views(watch: Watch) -> Iterable[View]:
@@ -204,6 +206,7 @@ def _path_views(watch: Watch) -> Iterable[View]:
             "PATH record of an open",
             opened,
             names("fd.name", create=created, normal=negate(created)),
+            note=_READS if "r" in wanted else None,
         )
     changes = ("chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat")
     removals, additions = ("unlink", "unlinkat", "rmdir"), ("mkdir", "mkdirat")

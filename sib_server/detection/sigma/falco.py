@@ -108,8 +108,8 @@ class FalcoBackend(Backend):
         try:
             self.init_processing_pipeline(chosen)
             self.last_processing_pipeline.apply(rule)
-            condition = self._condition(rule)
-            built = build_rule(rule, condition)
+            condition, notes = self._condition(rule)
+            built = build_rule(rule, condition, notes)
         except SigmaError as error:
             if not self.collect_errors:
                 raise
@@ -119,7 +119,7 @@ class FalcoBackend(Backend):
         rule.set_conversion_result([result])
         return [result] if rule._output else []
 
-    def _condition(self, rule: SigmaRule) -> Node:
+    def _condition(self, rule: SigmaRule) -> tuple[Node, list[str]]:
         source = self.last_processing_pipeline.state.get(VIEWS)
         if source is None:
             raise FalcoUnsupportedError("Falco sees no events of this log source")
@@ -128,14 +128,16 @@ class FalcoBackend(Backend):
             if self._in_view(rule, view) != FALSE:
                 raise FalcoUnsupportedError(f"only auditd writes a {view.name}; hosts run none")
         by_condition: dict[Node, list[Node]] = {}
+        notes: list[str] = []
         for view in seen:
             node = self._in_view(rule, view)
             if node != FALSE:
                 by_condition.setdefault(node, []).append(view.events)
+                notes += [view.note] if view.note is not None else []
         whole = any_of(all_of((any_of(e), node)) for node, e in by_condition.items())
         if whole in (TRUE, FALSE):
             raise FalcoUnsupportedError("no event of this log source can satisfy the rule")
-        return whole
+        return whole, notes
 
     def _in_view(self, rule: SigmaRule, view: View) -> Node:
         state = ConversionState(processing_state={_VIEW: view})

@@ -89,8 +89,13 @@ class FalcoRule:
         return dump_yaml(self.documents())
 
 
-def build_rule(rule: SigmaRule, condition: Node) -> FalcoRule:
+def build_rule(rule: SigmaRule, condition: Node, notes: Iterable[str] = ()) -> FalcoRule:
     """Dress a condition as a rule.
+
+    Args:
+        rule: whose title, level, tags and author are taken.
+        condition: what Falco judges.
+        notes: what people should know of the conversion; part of the description.
 
     Raises:
         ValueError: the condition is constant.
@@ -102,7 +107,7 @@ def build_rule(rule: SigmaRule, condition: Node) -> FalcoRule:
     priority = _PRIORITIES.get(rule.level.name, _DEFAULT_PRIORITY) if rule.level else None
     return FalcoRule(
         name=rule.title[:MAX_NAME],
-        description=_description(rule),
+        description=" ".join([_description(rule), *notes]),
         condition=text,
         output=_output(rule, identity, text),
         priority=priority or _DEFAULT_PRIORITY,

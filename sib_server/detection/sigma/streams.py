@@ -45,7 +45,7 @@ _ACCESS_LINE: Final = (
     r'^(?P<c_ip>\S+) \S+ (?P<cs_username>\S+) \[[^\]]*\] "(?P<cs_method>[A-Za-z]+) '
     r'(?P<c_uri>(?P<cs_uri_stem>[^ ?"]*)(?:\?(?P<cs_uri_query>[^ "]*))?)'
     r'(?: (?P<cs_version>[^"]*))?" '
-    r'(?P<sc_status>\d+) (?P<sc_bytes>\d+|-)'
+    r"(?P<sc_status>\d+) (?P<sc_bytes>\d+|-)"
     r'(?: "(?P<cs_referer>[^"]*)" "(?P<cs_user_agent>[^"]*)")?'
 )
 _STOPPED: Final = (

@@ -41,12 +41,14 @@ class View:
         events: which events these are.
         fields: Sigma's field name -> the field here; any other name is refused.
         keywords: where a value without a field is looked for; ``None`` where it can be nowhere.
+        note: how these events differ from those that the rule's author had in mind.
     """
 
     name: str
     events: Node
     fields: Mapping[str, Field]
     keywords: Field | None = None
+    note: str | None = None
 
 
 def syscalls(*names: str) -> Check:
@@ -54,7 +56,8 @@ def syscalls(*names: str) -> Check:
     return Check("evt.type", "in" if len(names) > 1 else "=", names)
 
 
-STARTS: Final = syscalls("execve", "execveat")
+STARTS: Final = all_of((syscalls("execve", "execveat"), bare("evt.rawres", "=", "0")))
+"""Starts that succeeded: a failed one would fire again for the program that tried it."""
 OPENS: Final = ("open", "openat", "openat2", "creat")
 OPENED: Final = bare("fd.num", ">=", "0")
 RENAMES: Final = syscalls("rename", "renameat", "renameat2")
@@ -116,6 +119,7 @@ FILE_EVENT: Final = (
         "file written",
         all_of((syscalls(*OPENS), bare("evt.is_open_write", "=", "true"), OPENED)),
         _process_fields(TargetFilename=Path("fd.name"), EventID=Constant("11")),
+        note="A file that exists and is written to counts, too.",
     ),
     View(
         "file moved",
@@ -149,6 +153,7 @@ NETWORK_CONNECTION: Final = (
         "connection made",
         all_of((syscalls("connect"), _IP, check("evt.res", "in", "SUCCESS", "EINPROGRESS"))),
         MappingProxyType({**_CONNECTION, "Initiated": Constant("true")}),
+        note="Datagrams without a connection are not seen.",
     ),
     View(
         "connection taken",
@@ -179,6 +184,7 @@ NAME_LOOKUP: Final = (
                 _ONLY_A_LOOKUP,
             ),
         ),
+        note="A connection to a name is seen as the DNS query for it.",
     ),
 )
 """For rules with ``DestinationHostname``: a connection to a name is seen as the look-up before

@@ -49,7 +49,7 @@ def one(item: Any) -> dict[str, Any]:
     return {"s": item, "condition": "s"}
 
 
-STARTS = "evt.type in (execve, execveat) and "
+STARTS = "evt.type in (execve, execveat) and evt.rawres = 0 and "
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,7 @@ def test_a_rule_is_dressed() -> None:
     ]
     assert "author=A 100 percent  B" in rule["output"]
     assert "What it is" in rule["desc"]
+    assert "DNS" not in rule["desc"]
     assert "Licence: MIT." in rule["desc"]
     assert yaml.safe_load(made.output) == [listed, rule]
 
@@ -206,7 +207,9 @@ def test_a_rule_about_connections() -> None:
     assert "accept" in both
     taken = condition(one({"DestinationPort": 22, "Initiated": "false"}), network)
     assert "connect" not in taken
-    assert "sendto" in condition(one({"DestinationHostname": "a.example"}), network)
+    looked_up = convert(one({"DestinationHostname": "a.example"}), network).documents[-1]
+    assert "sendto" in looked_up["condition"]
+    assert "seen as the DNS query" in looked_up["desc"]
     mixed = convert(one({"DestinationHostname": "a.example", "DestinationPort": 5}), network)
     assert "never both" in str(mixed.reason)
 
@@ -216,12 +219,15 @@ def test_a_rule_about_connections() -> None:
     [
         (
             {"type": "EXECVE", "a0": "cp", "a1|startswith": "/"},
-            'evt.type in (execve, execveat) and tolower(proc.exe) = "cp" and tolower(proc.args[0]) startswith "/"',
+            'evt.type in (execve, execveat) and evt.rawres = 0 and tolower(proc.exe) = "cp" and tolower(proc.args[0]) startswith "/"',
         ),
-        ({"type": "EXECVE", "a2": "*"}, "evt.type in (execve, execveat) and proc.cmdnargs > 1"),
+        (
+            {"type": "EXECVE", "a2": "*"},
+            "evt.type in (execve, execveat) and evt.rawres = 0 and proc.cmdnargs > 1",
+        ),
         (
             {"a1|startswith": "--cpu"},
-            'evt.type in (execve, execveat) and tolower(proc.args[0]) startswith "--cpu"',
+            'evt.type in (execve, execveat) and evt.rawres = 0 and tolower(proc.args[0]) startswith "--cpu"',
         ),
         ({"type": "SYSCALL", "SYSCALL": "mknod"}, "evt.type = mknod"),
         (
@@ -230,11 +236,11 @@ def test_a_rule_about_connections() -> None:
         ),
         (
             {"type": "SYSCALL", "exe|endswith": "/useradd"},
-            'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) = "useradd"',
+            'evt.type in (execve, execveat) and evt.rawres = 0 and tolower(basename(proc.exepath)) = "useradd"',
         ),
         (
             {"type": "ADD_USER"},
-            'evt.type in (execve, execveat) and tolower(basename(proc.exepath)) in ("useradd", "newusers", "luseradd")',
+            'evt.type in (execve, execveat) and evt.rawres = 0 and tolower(basename(proc.exepath)) in ("useradd", "newusers", "luseradd")',
         ),
         ({"type": "PATH", "nametype": "DELETE", "name": "/x"}, None),
     ],
@@ -258,7 +264,7 @@ def test_a_path_record_is_any_act_on_the_name() -> None:
         {"evt.type": "chmod", "fs.path.name": "/x"},
         {"evt.type": "rename", "fs.path.target": "/x", "fs.path.source": "/y"},
         {"evt.type": "rename", "fs.path.target": "/y", "fs.path.source": "/x"},
-        {"evt.type": "execve", "proc.exepath": "/x"},
+        {"evt.type": "execve", "evt.rawres": 0, "proc.exepath": "/x"},
     ]
     assert all(every(event) for event in events)
     created = compile_condition(
@@ -280,8 +286,8 @@ def test_a_key_is_what_the_quoted_audit_rules_say() -> None:
     )
     source = {**AUDITD, "definition": definition}
     tools = compile_condition(condition(one({"key": "tools"}), source))
-    assert tools({"evt.type": "execve", "proc.exepath": "/usr/bin/nc"})
-    assert not tools({"evt.type": "execve", "proc.exepath": "/usr/bin/curl"})
+    assert tools({"evt.type": "execve", "evt.rawres": 0, "proc.exepath": "/usr/bin/nc"})
+    assert not tools({"evt.type": "execve", "evt.rawres": 0, "proc.exepath": "/usr/bin/curl"})
     assert tools({"evt.type": "unlink", "fs.path.name": "/etc/x/y"})
     www = compile_condition(condition(one({"key": "WWW"}), source))
     assert www({"evt.type": "execve", "user.uid": 33, "evt.rawres": 0})
@@ -526,7 +532,7 @@ def test_the_backend_works_as_any_other() -> None:
     ]
     assert names == [None, "T", "T (1)"]
     (plain,) = FalcoBackend(linux_pipeline()).convert(SigmaCollection.from_yaml(text))
-    assert plain == 'evt.type in (execve, execveat) and tolower(user.name) = "a"'
+    assert plain == 'evt.type in (execve, execveat) and evt.rawres = 0 and tolower(user.name) = "a"'
     collecting = FalcoBackend(linux_pipeline(), collect_errors=True)
     bad = yaml.safe_dump(
         {"title": "T", "logsource": {"product": "x"}, "detection": one({"User": "a"})}
