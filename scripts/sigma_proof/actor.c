@@ -69,6 +69,11 @@ int main(void) {
     if (!count || !strcmp(words[0], "exit")) return 0;
     char **w = words + 1;
     if (!strcmp(words[0], "start")) return start(w);
+    if (!strcmp(words[0], "fail")) { /* try to start what is not there, twice */
+        char *none[] = {"none", NULL};
+        for (int n = 0; n < 2; n++) execve("/nonexistent/none", none, none + 1);
+        return 0;
+    }
     if (!strcmp(words[0], "write")) return open(w[0], O_WRONLY | O_CREAT | O_TRUNC, 0600) < 0;
     if (!strcmp(words[0], "read")) return open(w[0], O_RDONLY) < 0;
     if (!strcmp(words[0], "rename")) return rename(w[0], w[1]) != 0;

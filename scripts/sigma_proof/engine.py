@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -68,11 +69,11 @@ def validate(rules: str) -> list[str]:
     return said or ([] if done.returncode == 0 and found else [done.stderr.decode()[-500:]])
 
 
-def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
+def judge(rules: str, acts: list) -> list[tuple[Counter[str] | None, str | None]]:
     """Do the acts under Falco's eyes.
 
     Returns:
-        For each act the names of the rules that fired for its process, or ``None`` with the reason
+        For each act how often which rule fired for its process, or ``None`` with the reason
         why the act could not be done.
     """
     program = falco_program()
@@ -120,15 +121,17 @@ def judge(rules: str, acts: list) -> list[tuple[set[str] | None, str | None]]:
         finally:
             falco.terminate()
             falco.wait(timeout=30)
-        fired: dict[int, set[str]] = {}
+        fired: dict[int, Counter[str]] = {}
         for line in alerts.read_text(errors="replace").split("\n"):
             if not line.startswith("{"):
                 continue
             alert = json.loads(line)
             if "rule" in alert:
-                fired.setdefault(alert["output_fields"].get("proc.pid"), set()).add(alert["rule"])
+                fired.setdefault(alert["output_fields"].get("proc.pid"), Counter())[
+                    alert["rule"]
+                ] += 1
     return [
-        (fired.get(one["pid"], set()) if one["pid"] is not None else None, one["why"])
+        (fired.get(one["pid"], Counter()) if one["pid"] is not None else None, one["why"])
         for one in results[:-1]
     ]
 

@@ -83,7 +83,9 @@ def judge_conversions(conversions: list[Conversion], each: int | None = None) ->
             shown = previewed.judge(conversion, act)
             tree = any(holds(c.parsed, act.fields) for c in rule.detection.parsed_condition)
             named = {conversion.title, f"{conversion.title} ({conversion.id})"}
-            found = shown if fired is None else None if names is None else bool(named & names)
+            found = (
+                shown if fired is None else None if names is None else bool(named & names.keys())
+            )
             verdicts.append(Verdict(conversion.title, act, reference, tree, found, why, shown))
     return verdicts
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from scripts.sigma_proof import engine, logs, meaning
+from scripts.sigma_proof.actions import Act
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
 from sib_server.detection.sigma.store import falco_document, ruler_groups_document, stored
@@ -74,6 +75,17 @@ def test_falco_agrees_with_sqlite_about_real_acts() -> None:
     assert {v.title for v in verdicts if v.engine} == {
         one.title for one in language() if one.target is Target.FALCO
     }
+
+
+@needs_tracing
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_start_that_fails_does_not_fire_for_the_one_who_tried() -> None:
+    (lonely,) = (one for one in language() if one.title == "Exactly one word")
+    act = Act(0, "match", argv=["lonely"], words=["fail"])
+    ((fired, why),) = engine.judge(falco_document([stored(lonely)]), [act])
+    assert why is None
+    assert fired == {lonely.title: 1}
 
 
 @needs_tracing
