@@ -24,6 +24,8 @@ _MERGED: Final = {
     "glob": "glob anyof",
 }
 """Operators whose alternatives over one expression become one check (one extraction)."""
+MAX_DEPTH: Final = 18
+"""Brackets in brackets: Falco's parser stops at a depth of 100, and a bracket takes five."""
 PMATCH_FROM: Final = 4
 """So many directories or more become one ``pmatch``."""
 _PATHS: Final = ("proc.exepath", "proc.pexepath", "fd.name", "fs.path.")
@@ -193,21 +195,23 @@ def render(node: Node) -> str:
     """The condition as text that Falco parses to this tree.
 
     Raises:
-        ValueError: the tree is constant, which no Falco condition can say.
+        ValueError: the tree is constant, or nested deeper than Falco's parser goes.
     """
     if node in (TRUE, FALSE):
         raise ValueError("the condition is always true or always false")
-    return _render(node, type(node))
+    return _render(node, type(node), 0)
 
 
-def _render(node: Node, parent: type[Node]) -> str:
+def _render(node: Node, parent: type[Node], depth: int) -> str:
     if isinstance(node, Check):
         return _render_check(node)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the condition is nested deeper than {MAX_DEPTH} brackets")
     if isinstance(node, Not):
         # Falco reads `not a and b` as `(not a) and b`; brackets make people read it so too.
-        return f"not ({_render(node.part, type(node.part))})"
+        return f"not ({_render(node.part, type(node.part), depth + 1)})"
     word = " and " if isinstance(node, And) else " or "
-    text = word.join(_render(part, type(node)) for part in node.parts)
+    text = word.join(_render(part, type(node), depth + 1) for part in node.parts)
     return text if parent is type(node) else f"({text})"
 
 

@@ -194,6 +194,11 @@ class _Run:
             return Conversion(
                 identity, title, file.path, Target.NONE, reason=_reason(error), source=file.text
             )
+        except RecursionError:
+            reason = "the condition is nested too deep"
+            return Conversion(
+                identity, title, file.path, Target.NONE, reason=reason, source=file.text
+            )
         return made
 
     def _rule(self, rule: SigmaRule, file: RuleFile) -> Conversion:

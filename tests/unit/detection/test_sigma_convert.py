@@ -11,6 +11,19 @@ from typing import Any
 import pytest
 import yaml
 from sigma.collection import SigmaCollection
+from sigma.conditions import (
+    ConditionFieldEqualsValueExpression,
+    ConditionOR,
+    ConditionValueExpression,
+)
+from sigma.conversion.state import ConversionState
+from sigma.types import (
+    CompareOperators,
+    SigmaCompareExpression,
+    SigmaExists,
+    SigmaNumber,
+    SigmaQueryExpression,
+)
 
 from sib_server.detection.sigma.collection import RuleFile, parse, read_files
 from sib_server.detection.sigma.condition import And, Or, check, negate, quote, render
@@ -20,6 +33,7 @@ from sib_server.detection.sigma.falco import FalcoBackend
 from sib_server.detection.sigma.falco_rule import rules_document
 from sib_server.detection.sigma.pipelines import VIEWS, linux_pipeline, views_of
 from sib_server.detection.sigma.preview import compile_condition
+from sib_server.detection.sigma.views import PROCESS_CREATION
 
 PROCESS = {"product": "linux", "category": "process_creation"}
 AUDITD = {"product": "linux", "service": "auditd"}
@@ -515,6 +529,13 @@ def test_what_is_no_rule_is_refused(text: str, reason: str) -> None:
     assert found[-1].reason == "too large"
 
 
+@pytest.mark.parametrize("logsource", [PROCESS, SYSLOG])
+def test_a_condition_without_end_is_refused(logsource: dict[str, str]) -> None:
+    item: Any = {"User": "a"} if logsource is PROCESS else ["a"]
+    made = convert({"s": item, "condition": "not " * 3000 + "s"}, logsource)
+    assert "nested" in str(made.reason)
+
+
 def test_rules_without_an_id_get_one_that_stays() -> None:
     first, again = (convert(one({"User": "a"}), PROCESS) for _ in range(2))
     assert first.id == again.id == str(uuid.UUID(first.id))
@@ -570,6 +591,11 @@ def test_conditions_are_written_as_falco_reads_them() -> None:
     for impossible in (And(()), Or(())):
         with pytest.raises(ValueError, match="always"):
             render(impossible)
+    deep = a
+    for number in range(20):
+        deep = And((b, Or((check("x.c", "=", str(number)), deep))))
+    with pytest.raises(ValueError, match="nested deeper"):
+        render(deep)
     for value in ("a\0", "a\\"):
         with pytest.raises(ValueError, match="no Falco string"):
             quote(value)
@@ -612,3 +638,23 @@ def test_sigmahqs_linux_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_parse_gives_the_documents() -> None:
     assert parse(RuleFile("x", "a: 1\n---\nb: 2\n---\n")) == [{"a": 1}, {"b": 2}]
+
+
+def test_queries_of_other_products_and_comparisons_of_no_number_are_refused() -> None:
+    backend = FalcoBackend(linux_pipeline())
+    state = ConversionState(processing_state={"falco_view": PROCESS_CREATION[0]})
+    query = SigmaQueryExpression("lookup({field}, {id})", "x")
+    for asked in (
+        ConditionFieldEqualsValueExpression("User", query),
+        ConditionValueExpression(query),
+    ):
+        with pytest.raises(FalcoUnsupportedError, match="another product"):
+            backend.convert_condition(asked, state)
+    odd = SigmaCompareExpression(SigmaNumber(1), CompareOperators.NEQ)
+    with pytest.raises(FalcoUnsupportedError, match="not one with a number"):
+        backend.convert_condition(ConditionFieldEqualsValueExpression("ProcessId", odd), state)
+    gone = ConditionFieldEqualsValueExpression("User", SigmaExists(exists=False))
+    absent = backend.convert_condition_field_not_exists(gone, state)
+    assert absent == backend.convert_condition(gone, state)
+    choice = ConditionOR([gone, gone])
+    assert backend.convert_condition_as_in_expression(choice, state) == absent
