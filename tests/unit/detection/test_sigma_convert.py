@@ -653,8 +653,8 @@ def test_queries_of_other_products_and_comparisons_of_no_number_are_refused() ->
     odd = SigmaCompareExpression(SigmaNumber(1), CompareOperators.NEQ)
     with pytest.raises(FalcoUnsupportedError, match="not one with a number"):
         backend.convert_condition(ConditionFieldEqualsValueExpression("ProcessId", odd), state)
-    gone = ConditionFieldEqualsValueExpression("User", SigmaExists(exists=False))
-    absent = backend.convert_condition_field_not_exists(gone, state)
-    assert absent == backend.convert_condition(gone, state)
-    choice = ConditionOR([gone, gone])
-    assert backend.convert_condition_as_in_expression(choice, state) == absent
+    present = ConditionFieldEqualsValueExpression("User", SigmaExists(exists=True))
+    absent = backend.convert_condition_field_not_exists(present, state)
+    assert absent == negate(backend.convert_condition(present, state))
+    choice = ConditionOR([present, present])
+    assert negate(backend.convert_condition_as_in_expression(choice, state)) == absent
