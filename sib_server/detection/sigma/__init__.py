@@ -1,0 +1,1 @@
+"""Sigma rules: read, converted to Falco or LogQL with their meaning kept, and stored."""
