@@ -158,6 +158,14 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
+class SigmaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sigma rules that were imported."""
+
+    directory: Annotated[
+        Path, Meta(description="Their sources and what they were converted to.")
+    ] = Path("/var/lib/sib-server/sigma")
+
+
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that /etc/sib/server.yaml may say."""
 
@@ -170,4 +178,5 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     push: PushSettings = PushSettings()
     metrics: MetricsSettings = MetricsSettings()
     intel: IntelSettings = IntelSettings()
+    sigma: SigmaSettings = SigmaSettings()
     log: LogSettings = LogSettings()

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "intel": "sib_server.cli.intel:intel",
     "journal": "sib_server.cli.journal:journal",
     "serve": "sib_server.cli.serve:serve",
+    "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",
     "token": "sib_server.cli.token:token",
     "try": "sib_server.cli.trial:try_command",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sib_server.detection.sigma.convert import Conversion
     from sib_server.detection.sigma.store import Change
 
-DEFAULT_DIRECTORY: Final = Path("/var/lib/sib-server/sigma")
 
 _PATHS = click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
@@ -40,7 +39,7 @@ _DIRECTORY = click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="SIB_SIGMA_DIRECTORY",
-    help=f"Where imported rules are kept. [default: the setting, or {DEFAULT_DIRECTORY}]",
+    help="Where imported rules are kept. [default: the setting sigma.directory]",
 )
 
 
@@ -198,9 +197,7 @@ def _placeholder_values(path: Path | None) -> Mapping[str, Sequence[str]]:
 
 
 def _store(ctx: click.Context, directory: Path | None) -> SigmaStore:
-    settings = getattr(getattr(ctx.obj, "settings", None), "sigma", None)
-    usual: Path = getattr(settings, "directory", DEFAULT_DIRECTORY)
-    return SigmaStore(directory or usual)
+    return SigmaStore(directory or ctx.obj.settings.sigma.directory)
 
 
 def _table(rows: Sequence[Conversion]) -> None:

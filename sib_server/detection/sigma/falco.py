@@ -176,7 +176,7 @@ class FalcoBackend(Backend):
         for arg in cond.args:
             try:
                 parts.append(self.convert_condition(arg, state))
-            except FalcoUnsupportedError as error:  # noqa: PERF203 - each part may be refused
+            except FalcoUnsupportedError as error:
                 refused = refused or error
         whole = all_of(parts)
         if refused is not None and whole != FALSE:

@@ -17,7 +17,7 @@ the line itself is the message alone.
 ``clamav``    ClamAV's logs
 ``ftp``       vsftpd's log
 ``guacamole`` Guacamole's log
-``falco``     events, put there by SIB's server and not by Alloy
+``syscall``   Falco's events, put there by SIB's server and not by Alloy
 ============= ============================================================================
 """
 
@@ -35,7 +35,7 @@ WEB_ERROR: Final = "web-error"
 CLAMAV: Final = "clamav"
 FTP: Final = "ftp"
 GUACAMOLE: Final = "guacamole"
-FALCO: Final = "falco"
+FALCO: Final = "syscall"
 
 SYSLOG_STREAMS: Final = (JOURNAL, AUTH, CRON, SYSLOG)
 LINE_STREAMS: Final = (*SYSLOG_STREAMS, WEB, WEB_ERROR, CLAMAV, FTP, GUACAMOLE)

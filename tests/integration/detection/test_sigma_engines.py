@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.sigma_proof import engine, logs, meaning
-from scripts.sigma_proof.actions import Act
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
 from sib_server.detection.sigma.store import falco_document, ruler_groups_document, stored
+from tests.sigma_proof import engine, logs, meaning
+from tests.sigma_proof.actions import Act
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

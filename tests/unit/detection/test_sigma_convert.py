@@ -454,7 +454,7 @@ def test_correlations_become_metric_queries(text: str, expected: str | None) -> 
         assert 'json who="output_fields[\\"user.name\\"]"' in found
         assert "label_format who=cs_username" in found
     if "shell" in text:
-        assert '{source="falco"} | rule="Shell"' in found
+        assert '{source="syscall"} | rule="Shell"' in found
 
 
 @pytest.mark.parametrize(

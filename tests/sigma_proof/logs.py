@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from sigma.collection import SigmaCollection
 
-from scripts.sigma_proof.generate import KEYWORDS, fill, holds, plans
-from scripts.sigma_proof.reference import sqlite_judge
 from sib_server.detection.sigma.convert import Conversion, Target
+from tests.sigma_proof.generate import KEYWORDS, fill, holds, plans
+from tests.sigma_proof.reference import sqlite_judge
 
 DEADLINE_S = 90.0
 _IDENTIFIERS = {"sshd": "sshd-session", "cron": "CRON", "sudo": "sudo"}

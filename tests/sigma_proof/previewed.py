@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
-from scripts.sigma_proof.actions import ROOT_USERS, Act
 from sib_server.detection.sigma.convert import Conversion
 from sib_server.detection.sigma.preview import compile_condition
+from tests.sigma_proof.actions import ROOT_USERS, Act
 
 Fields = dict[str, Any]
 

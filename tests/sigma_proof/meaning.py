@@ -13,13 +13,13 @@ from pathlib import Path
 import yaml
 from sigma.collection import SigmaCollection
 
-from scripts.sigma_proof import engine, logs, previewed
-from scripts.sigma_proof.actions import Act, Maker, corpus_kind
-from scripts.sigma_proof.generate import holds, plans
-from scripts.sigma_proof.reference import sqlite_judge
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
 from sib_server.detection.sigma.store import falco_document, stored
+from tests.sigma_proof import engine, logs, previewed
+from tests.sigma_proof.actions import Act, Maker, corpus_kind
+from tests.sigma_proof.generate import holds, plans
+from tests.sigma_proof.reference import sqlite_judge
 
 
 @dataclass

@@ -1,7 +1,7 @@
-# ruff: noqa: S108 - paths inside the throw-away root
+
 """Runs acts in a throw-away root: own mounts, own network, nothing of the host's files.
 
-Run as `python -m scripts.sigma_proof.sandbox ACTOR < acts.json > results.json`, as root. It prints
+Run as `python -m tests.sigma_proof.sandbox ACTOR < acts.json > results.json`, as root. It prints
 a list with, for each act, the process id of the program that acted, or ``null`` with the reason.
 """
 

@@ -1,4 +1,4 @@
-# ruff: noqa: S108 - paths inside the throw-away root
+
 """Wanted events as real acts: a program at a path, with arguments, a parent, a directory, an
 act."""
 
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.sigma_proof.generate import KEYWORDS, Wanted, Wish, fill
+from tests.sigma_proof.generate import KEYWORDS, Wanted, Wish, fill
 
 ROOT_USERS = {0: "root", 1: "daemon", 33: "www-data"}
 _SEPARATORS = (" ", "", " x ")

@@ -11,7 +11,7 @@ from typing import Any
 from sigma.backends.sqlite import sqliteBackend
 from sigma.collection import SigmaCollection
 
-from scripts.sigma_proof.generate import KEYWORDS
+from tests.sigma_proof.generate import KEYWORDS
 
 
 def _with_field(item: Any) -> Any:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from scripts.sigma_proof import engine
-from scripts.sigma_proof.meaning import judge
+from tests.sigma_proof import engine
+from tests.sigma_proof.meaning import judge
 
 
 def main(arguments: list[str]) -> int:

@@ -146,7 +146,7 @@ def _mark(path: str) -> dict:
 
 def _sandbox(actor: Path, acts: list[dict]) -> list[dict]:
     done = subprocess.run(
-        (sys.executable, "-m", "scripts.sigma_proof.sandbox", actor),
+        (sys.executable, "-m", "tests.sigma_proof.sandbox", actor),
         input=json.dumps(acts).encode(),
         capture_output=True,
         cwd=HERE.parent.parent,
