@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +79,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
+@pytest.fixture
+def public_bench() -> Iterator[Bench]:
+    """One that another user may reach: pytest's own directories are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="sib-intake-") as root:
+        Path(root).chmod(0o755)
+        bench = Bench(Path(root))
+        yield bench
+        bench.close()
+
+
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -112,19 +123,25 @@ def test_what_is_not_a_file_is_refused(bench: Bench, kind: str) -> None:
 
 
 @root_only
-def test_denied_permission_is_a_problem_and_is_retried(bench: Bench) -> None:
-    bench.write(b"a\n")
+@pytest.mark.parametrize("known", [False, True])
+def test_denied_permission_is_a_problem_and_is_retried(public_bench: Bench, known: bool) -> None:
+    bench, expected = public_bench, []
+    if known:
+        bench.write(b"a\n")
+        expected = bench.drain()
+        bench.reopen()
+    bench.write(b"b\n")
     bench.events.chmod(0)
-    bench.events.parent.chmod(0o755)
-    bench.root.chmod(0o755)
     os.seteuid(65534)
     try:
         assert not bench.intake.step()
-        assert "Permission denied" in str(bench.intake.state.source_problem)
+        problem = str(bench.intake.state.source_problem)
+        assert problem == f"{bench.events}: Permission denied"
     finally:
         os.seteuid(0)
-    assert bench.drain() == [b"a"]
+    assert bench.drain() == [*expected, b"b"]
     assert bench.intake.state.source_problem is None
+    assert bench.intake.state.truncations == 0
 
 
 def test_a_directory_that_may_not_be_written_lets_the_file_grow(bench: Bench) -> None:
@@ -224,8 +241,9 @@ def test_files_that_were_taken_before_a_new_spool_come_first(bench: Bench) -> No
     bench.events.with_name("events.json.2.taken").write_bytes(b"2")
     bench.events.with_name("events.json.1.taken").write_bytes(b"1\n")
     bench.events.with_name("events.json.x.taken").write_bytes(b"not ours\n")
+    bench.events.with_name("events.json.3.taken").mkdir()
     assert bench.drain() == [b"1", b"2", b"3"]
-    assert bench.names() == ["events.json", "events.json.x.taken"]
+    assert bench.names() == ["events.json", "events.json.3.taken", "events.json.x.taken"]
 
 
 def test_truncation_is_noticed_by_size_and_by_content(bench: Bench) -> None:
@@ -240,8 +258,15 @@ def test_truncation_is_noticed_by_size_and_by_content(bench: Bench) -> None:
     assert bench.intake.state.truncations == 2
     os.truncate(bench.events, 0)
     bench.reopen()
+    assert bench.intake.step()
+    assert bench.intake.state.truncations == 1
+    bench.reopen()
     bench.write(b"fourth, again longer than the third\n")
     assert bench.drain()[3:] == [b"fourth, again longer than the third"]
+    os.truncate(bench.events, 0)
+    bench.write(b"fifth, yet longer than the fourth line was\n")
+    bench.reopen()
+    assert bench.drain()[4:] == [b"fifth, yet longer than the fourth line was"]
     assert bench.intake.state.truncations == 1
 
 

@@ -45,6 +45,7 @@ class IntakeMachine(RuleBasedStateMachine):
         self.begun = b""
         self.server: list[bytes] = []
         self.rotations = 0
+        self.blank = 0
         self.open()
 
     def teardown(self) -> None:
@@ -102,6 +103,7 @@ class IntakeMachine(RuleBasedStateMachine):
 
     def name(self, size: int) -> bytes:
         self.written += 1
+        self.blank = 0
         number = b"%d:" % self.written
         filling = bytes(range(11, 256)) * 5 * (size > 300) + b"\xff\0\r" * size
         # The last 64 bytes differ from line to line, as Falco's time with nanoseconds does.
@@ -119,9 +121,12 @@ class IntakeMachine(RuleBasedStateMachine):
     def write_a_part(self, size: int) -> None:
         self.write(self.name(size))
 
-    @rule(count=st.integers(1, 300))
+    @rule(count=st.integers(1, 50))
     def write_newlines(self, count: int) -> None:
-        self.write(b"\n" * count)
+        # 64 newlines in a row tell nothing of the file they are in, and Falco writes none.
+        if self.blank + count <= 50:
+            self.write(b"\n" * count)
+            self.blank += count
 
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
