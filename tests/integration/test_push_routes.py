@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from starlette.applications import Starlette
 from starlette.requests import Request
-from tests.integration.components import FakeLokiProgram, RealLoki, RealPrometheus, get
+from tests.support.components import FakeLokiProgram, RealLoki, RealPrometheus, get
 
 from sib_protocol.ids import HostId, HostName
 from sib_server.stack.push.routes import LOKI_PATH, METRICS_PATH, PushRoutes

@@ -1,4 +1,3 @@
-
 """Wanted events as real acts: a program at a path, with arguments, a parent, a directory, an
 act."""
 

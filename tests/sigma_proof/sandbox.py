@@ -1,4 +1,3 @@
-
 """Runs acts in a throw-away root: own mounts, own network, nothing of the host's files.
 
 Run as `python -m tests.sigma_proof.sandbox ACTOR < acts.json > results.json`, as root. It prints

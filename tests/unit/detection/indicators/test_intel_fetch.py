@@ -90,6 +90,7 @@ def zipped(*names: str) -> bytes:
         (zipped("full.csv"), {}),
         (BODY, {"Content_Encoding": "identity"}),
     ],
+    ids=["gzip-told", "gzip-untold", "two-members", "zip", "plain"],
 )
 def test_compressed(feed_server: Any, body: bytes, headers: dict[str, str]) -> None:
     feed_server.say(body, **headers)
