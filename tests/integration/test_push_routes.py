@@ -17,12 +17,12 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from starlette.applications import Starlette
 from starlette.requests import Request
-from tests.support.components import FakeLokiProgram, RealLoki, RealPrometheus, get
 
 from sib_protocol.ids import HostId, HostName
 from sib_server.stack.push.routes import LOKI_PATH, METRICS_PATH, PushRoutes
 from sib_server.stack.push.settings import PushSettings
 from tests.fakes.loki import Push
+from tests.support.components import FakeLokiProgram, RealLoki, RealPrometheus, get
 
 pytestmark = pytest.mark.timeout(120)
 
