@@ -1,6 +1,6 @@
 """Sending the spool's lines home.
 
-One batch is under way at a time; the next is compressed meanwhile. There is no delay to collect
+One batch is under way at a time; with a backlog the next is compressed meanwhile. There is no delay to collect
 lines: an idle spool sends what it has at once, and while an answer is awaited lines gather by
 themselves, so that batches grow with the load.
 """
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 _WAIT_SECONDS: Final = 1.0
 _LINES: Final = min(8192, MAX_BATCH_LINES)
+_BACKLOG_LINES: Final = 256
 
 
 class LinkState(Enum):
@@ -168,8 +169,10 @@ class Uplink:
             if parcel is None:
                 self._spool.wait(self._next, _WAIT_SECONDS)
                 return
-            # The next one is packed while this one's answer is awaited.
-            self._packed = self._packer.submit(self._pack, parcel.end)
+            # A backlog is packed while the answer is awaited; a few lines wait for those that come
+            # meanwhile, and go together.
+            if self._spool.next - parcel.end >= _BACKLOG_LINES:
+                self._packed = self._packer.submit(self._pack, parcel.end)
             answer = self._client.post(
                 parcel.path, parcel.body, content_type=parcel.content_type, gzip=parcel.gzip
             )
