@@ -1,8 +1,8 @@
 """Sending the spool's lines home.
 
-One batch is under way at a time; with a backlog the next is compressed meanwhile. There is no delay to collect
-lines: an idle spool sends what it has at once, and while an answer is awaited lines gather by
-themselves, so that batches grow with the load.
+One batch is under way at a time; with a backlog the next is compressed meanwhile. There is no delay
+to collect lines: an idle spool sends what it has at once, and while an answer is awaited lines
+gather by themselves, so that batches grow with the load.
 """
 
 from __future__ import annotations
