@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,23 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def agent(server: Server, tmp_path: Path) -> Iterator[Agent]:
+def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """Makes agents, not enrolled, and stops them at the end."""
+    made: list[Agent] = []
+
+    def make(name: str, settings: dict[str, Any] | None = None) -> Agent:
+        made.append(Agent(tmp_path / name, name, settings))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        if agent.running:
+            agent.stop()
+
+
+@pytest.fixture
+def agent(server: Server, make_agent: Callable[..., Agent]) -> Agent:
     """Enrolled, not started."""
-    made = Agent(tmp_path / "agent")
+    made = make_agent("web-1")
     made.enroll(server.token())
-    try:
-        yield made
-    finally:
-        if made.running:
-            made.stop()
+    return made

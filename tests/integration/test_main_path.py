@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_lines_come_home_byte_for_byte_and_can_be_searched(server: Server, agent
     odd = b"not json \xff\xfe\x00 here"
     big = event_line(2, size=3_000_000)
     agent.append(event_line(1), big, odd)
-    wait_for("three lines", lambda: len(server.lines()) == 3, 20)
+    wait_for("three lines", lambda: len(server.lines()) == 3, 40)
     assert server.lines() == [server.lines()[0], big, odd]
 
     done = server.cli("events", "search", "--json", "--since", "1h", "--technique", "T1003")
@@ -44,24 +44,24 @@ def test_lines_come_home_byte_for_byte_and_can_be_searched(server: Server, agent
 def test_agent_reports_itself_and_the_server_counts(server: Server, agent: Agent) -> None:
     agent.start()
     agent.append(*(event_line(number) for number in range(20)))
-    wait_for("all lines", lambda: len(server.lines()) == 20, 20)
+    wait_for("all lines", lambda: len(server.lines()) == 20, 40)
 
-    wait_for("agent is well", lambda: agent.status()["state"] == "well", 20)
+    wait_for("agent is well", lambda: agent.status()["state"] == "well", 40)
     status = agent.status()
     assert status["lines_read"] == 20
-    wait_for("acknowledged", lambda: agent.status()["spool"]["waiting"] == 0, 20)
+    wait_for("acknowledged", lambda: agent.status()["spool"]["waiting"] == 0, 40)
 
     def reported() -> bool:
         host = json.loads(server.cli("host", "show", "web-1", "--json").stdout)
         return host["last_seen"] is not None and host["state"] == "healthy"
 
-    wait_for("a health report", reported, 20)
+    wait_for("a health report", reported, 40)
     page = get(f"http://127.0.0.1:{server.metrics_port}/metrics").decode()
     assert "sib_server_events_accepted_total 20.0" in page
     assert 'sib_server_hosts{state="healthy"} 1.0' in page
     assert get(f"http://127.0.0.1:{server.metrics_port}/healthz") == b"ok\n"
     standing = json.loads(server.cli("status", "--json").stdout)
-    assert (standing["state"], standing["events"]) == ("well", 20)
+    assert (standing["state"], standing["events"]) == ("well", 40)
 
 
 def test_both_sides_killed_and_started_lose_and_double_nothing(
@@ -96,7 +96,7 @@ def test_both_sides_killed_and_started_lose_and_double_nothing(
 def test_daemons_end_cleanly_when_told(server: Server, agent: Agent) -> None:
     agent.start()
     agent.append(event_line(1))
-    wait_for("a line", lambda: len(server.lines()) == 1, 20)
+    wait_for("a line", lambda: len(server.lines()) == 1, 40)
     assert agent.stop() == 0
     assert server.stop() == 0
     assert "Traceback" not in agent.tail() + server.tail()
@@ -107,17 +107,15 @@ def test_daemons_end_cleanly_when_told(server: Server, agent: Agent) -> None:
 
 
 def test_a_spool_over_its_quota_reports_exactly_what_it_gave_up(
-    server: Server, tmp_path: Path
+    server: Server, make_agent: Callable[..., Agent]
 ) -> None:
-    small = Agent(
-        tmp_path / "small", "small-1", {"spool": {"quota_bytes": 65536, "segment_bytes": 8192}}
-    )
+    small = make_agent("small-1", {"spool": {"quota_bytes": 65536, "segment_bytes": 8192}})
     small.enroll(server.token())
     server.stop()
     small.start()
     small.append(*(event_line(number) for number in range(300)))
-    wait_for("the spool to overflow", lambda: small.status()["spool"]["lost"] > 0, 20)
-    wait_for("all read", lambda: small.status()["lines_read"] == 300, 20)
+    wait_for("the spool to overflow", lambda: small.status()["spool"]["lost"] > 0, 60)
+    wait_for("all read", lambda: small.status()["lines_read"] == 300, 60)
     server.start()
     wait_for("the newest line", lambda: 299 in numbers(server), 90)
     kept = numbers(server)
@@ -131,19 +129,18 @@ def test_a_spool_over_its_quota_reports_exactly_what_it_gave_up(
         f"sib_server_lines_lost_total {float(lost)}"
         in get(f"http://127.0.0.1:{server.metrics_port}/metrics").decode()
     )
-    small.stop()
 
 
 def test_a_spool_put_back_from_a_copy_goes_on_in_a_new_stream(server: Server, agent: Agent) -> None:
     spool = agent.directory / "spool"
     agent.start()
     agent.append(event_line(0))
-    wait_for("the first line", lambda: len(server.lines()) == 1, 20)
+    wait_for("the first line", lambda: len(server.lines()) == 1, 40)
     agent.stop()
     copy = {path.name: path.read_bytes() for path in spool.iterdir() if path.is_file()}
     agent.start()
     agent.append(event_line(1), event_line(2))
-    wait_for("three lines", lambda: len(server.lines()) == 3, 20)
+    wait_for("three lines", lambda: len(server.lines()) == 3, 40)
     agent.stop()
     for path in spool.iterdir():
         path.unlink()
@@ -152,21 +149,21 @@ def test_a_spool_put_back_from_a_copy_goes_on_in_a_new_stream(server: Server, ag
     agent.events_file.unlink()
     agent.append(event_line(3), event_line(4))
     agent.start()
-    wait_for("the new lines", lambda: {3, 4} <= set(numbers(server)), 20)
+    wait_for("the new lines", lambda: {3, 4} <= set(numbers(server)), 40)
     assert set(numbers(server)) == {0, 1, 2, 3, 4}
 
 
 def test_a_journal_put_back_does_not_stop_an_agent(server: Server, agent: Agent) -> None:
     agent.start()
     agent.append(event_line(0))
-    wait_for("the first line", lambda: len(server.lines()) == 1, 20)
+    wait_for("the first line", lambda: len(server.lines()) == 1, 40)
     server.stop()
     journal = server.journal_path
     copy = {path: path.read_bytes() for path in journal.parent.iterdir() if path.is_file()}
     server.start()
     agent.append(event_line(1))
-    wait_for("the second line", lambda: len(server.lines()) == 2, 20)
-    wait_for("acknowledged", lambda: agent.status()["spool"]["waiting"] == 0, 20)
+    wait_for("the second line", lambda: len(server.lines()) == 2, 40)
+    wait_for("acknowledged", lambda: agent.status()["spool"]["waiting"] == 0, 40)
     server.stop()
     for path in list(journal.parent.iterdir()):
         path.unlink()
@@ -188,13 +185,15 @@ def test_renewal_is_taken_up_by_the_running_daemon(server: Server, agent: Agent)
     assert agent.process is not None
     os.kill(agent.process.pid, 1)
     agent.append(event_line(1))
-    wait_for("a line", lambda: len(server.lines()) == 1, 20)
+    wait_for("a line", lambda: len(server.lines()) == 1, 40)
     assert server.cli("ca", "revoke", before).returncode == 0
     agent.append(event_line(2))
-    wait_for("another", lambda: len(server.lines()) == 2, 20)
+    wait_for("another", lambda: len(server.lines()) == 2, 40)
 
 
-def test_agent_goes_on_with_the_second_server_address(server: Server, tmp_path: Path) -> None:
+def test_agent_goes_on_with_the_second_server_address(
+    server: Server, make_agent: Callable[..., Agent]
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         dead = probe.getsockname()[1]
@@ -206,19 +205,18 @@ def test_agent_goes_on_with_the_second_server_address(server: Server, tmp_path: 
     ]
     server.config.write_text(json.dumps(tree))
     token = json.loads(server.cli("token", "create", "--json").stdout)["token"]
-    second = Agent(tmp_path / "second", "second-1")
+    second = make_agent("second-1")
     second.enroll(token)
     second.start()
     second.append(event_line(7))
     wait_for("a line", lambda: len(server.lines()) == 1, 30)
-    second.stop()
     proxy.close()
 
 
 def test_bad_settings_and_tokens_get_a_sentence_and_an_exit_code(
-    server: Server, tmp_path: Path
+    make_agent: Callable[..., Agent],
 ) -> None:
-    fresh = Agent(tmp_path / "fresh", "fresh-1")
+    fresh = make_agent("fresh-1")
     done = fresh.cli("enroll", text="sib1.nonsense", check=False)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("error: this is not an enrollment token")
@@ -234,7 +232,7 @@ def test_bad_settings_and_tokens_get_a_sentence_and_an_exit_code(
         assert "Traceback" not in text
 
 
-def test_the_same_port_twice_is_an_error_that_names_it(server: Server, tmp_path: Path) -> None:
+def test_the_same_port_twice_is_an_error_that_names_it(server: Server) -> None:
     done = server.cli("serve", check=False)
     assert done.returncode == ExitCode.CONFLICT
     assert f"port {server.port}" in done.stderr

@@ -17,89 +17,122 @@ from sib_server.detection.indicators.catalogue import (
 
 
 class DownloadLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a download may cost.
+    """What a download may cost."""
 
-    Attributes:
-        wire_bytes: the most that is read from the network.
-        bytes: the most after decompression.
-        records: the most entries that are taken from one feed.
-        seconds: the longest a download may take as a whole.
-        idle_seconds: the longest without a byte.
-        redirects: the most redirects that are followed.
-    """
-
-    wire_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024 * 1024
-    bytes: Annotated[int, msgspec.Meta(ge=1024)] = 256 * 1024 * 1024
-    records: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
-    seconds: Annotated[float, msgspec.Meta(gt=0)] = 120.0
-    idle_seconds: Annotated[float, msgspec.Meta(gt=0)] = 15.0
-    redirects: Annotated[int, msgspec.Meta(ge=0, le=10)] = 3
+    wire_bytes: Annotated[
+        int, msgspec.Meta(ge=1024, description="The most that is read from the network.")
+    ] = 64 * 1024 * 1024
+    bytes: Annotated[int, msgspec.Meta(ge=1024, description="The most after decompression.")] = (
+        256 * 1024 * 1024
+    )
+    records: Annotated[
+        int, msgspec.Meta(ge=1, description="The most entries that are taken from one feed.")
+    ] = 1_000_000
+    seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="The longest a download may take as a whole.")
+    ] = 120.0
+    idle_seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="The longest without a byte.")
+    ] = 15.0
+    redirects: Annotated[
+        int, msgspec.Meta(ge=0, le=10, description="The most redirects that are followed.")
+    ] = 3
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a feed may change from one version to the next.
+    """How much a feed may change from one version to the next."""
 
-    Attributes:
-        shrink: a feed may become this many times smaller.
-        grow: or this many times larger.
-        small: below so many entries neither is looked at.
-        rejected: the largest share of entries that may be no indicators, 0 to 1.
-    """
-
-    shrink: Annotated[float, msgspec.Meta(ge=1)] = 3.0
-    grow: Annotated[float, msgspec.Meta(ge=1)] = 5.0
-    small: Annotated[int, msgspec.Meta(ge=0)] = 50
-    rejected: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    shrink: Annotated[
+        float, msgspec.Meta(ge=1, description="A feed may become this many times smaller.")
+    ] = 3.0
+    grow: Annotated[float, msgspec.Meta(ge=1, description="Or this many times larger.")] = 5.0
+    small: Annotated[
+        int, msgspec.Meta(ge=0, description="Below so many entries neither is looked at.")
+    ] = 50
+    rejected: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=1,
+            description="The largest share of entries that may be no indicators, 0 to 1.",
+        ),
+    ] = 0.5
 
 
 class ShippingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What hosts are given.
+    """What hosts are given."""
 
-    Attributes:
-        confidence: the least confidence at which an indicator is shipped; those below are still
-            looked up on the server.
-        addresses: the most addresses shipped, the most confident first.
-        networks: the most networks shipped.
-        domains: the most domains shipped.
-        inbound_networks: compare incoming connections with networks too; costs about as much again
-            as outgoing ones.
-    """
-
-    confidence: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
-    addresses: Annotated[int, msgspec.Meta(ge=0, le=500_000)] = 100_000
-    networks: Annotated[int, msgspec.Meta(ge=0, le=50_000)] = 10_000
-    domains: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 2_000
-    inbound_networks: bool = False
+    confidence: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=100,
+            description="The least confidence at which an indicator is shipped; those below are"
+            " still looked up on the server.",
+        ),
+    ] = 50
+    addresses: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=500_000, description="The most addresses shipped, the most confident first."
+        ),
+    ] = 100_000
+    networks: Annotated[
+        int, msgspec.Meta(ge=0, le=50_000, description="The most networks shipped.")
+    ] = 10_000
+    domains: Annotated[
+        int, msgspec.Meta(ge=0, le=20_000, description="The most domains shipped.")
+    ] = 2_000
+    inbound_networks: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Compare incoming connections with networks too; costs about as much"
+            " again as outgoing ones."
+        ),
+    ] = False
 
 
 class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Threat intelligence.
+    """Threat intelligence."""
 
-    Attributes:
-        directory: where indicators and the feeds' state are kept.
-        feeds: changes to feeds that SIB knows, by name.
-        more_feeds: feeds of your own.
-        own: further addresses, networks and names of your own, never indicators.
-        allowed: an allow list beside the one of ``intel allow``.
-        shortest_ipv4: a network with a shorter prefix is never an indicator.
-        shortest_ipv6: the same for IPv6.
-        download: what a download may cost.
-        admission: how much a feed may change.
-        shipping: what hosts are given.
-        trust: a file of CA certificates (PEM) to verify feeds with instead of the system's.
-    """
-
-    directory: Path = Path("/var/lib/sib-server/intel")
-    feeds: dict[str, FeedChange] = {}
-    more_feeds: tuple[FeedDefinition, ...] = ()
-    own: tuple[str, ...] = ()
-    allowed: tuple[str, ...] = ()
-    shortest_ipv4: Annotated[int, msgspec.Meta(ge=8, le=32)] = 11
-    shortest_ipv6: Annotated[int, msgspec.Meta(ge=16, le=128)] = 28
+    directory: Annotated[
+        Path, msgspec.Meta(description="Where indicators and the feeds' state are kept.")
+    ] = Path("/var/lib/sib-server/intel")
+    feeds: Annotated[
+        dict[str, FeedChange], msgspec.Meta(description="Changes to feeds that SIB knows, by name.")
+    ] = {}
+    more_feeds: Annotated[
+        tuple[FeedDefinition, ...], msgspec.Meta(description="Feeds of your own.")
+    ] = ()
+    own: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            description="Further addresses, networks and names of your own, never indicators."
+        ),
+    ] = ()
+    allowed: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="An allow list beside the one of ``intel allow``."),
+    ] = ()
+    shortest_ipv4: Annotated[
+        int,
+        msgspec.Meta(
+            ge=8, le=32, description="A network with a shorter prefix is never an indicator."
+        ),
+    ] = 11
+    shortest_ipv6: Annotated[int, msgspec.Meta(ge=16, le=128, description="The same for IPv6.")] = (
+        28
+    )
     download: DownloadLimits = DownloadLimits()
     admission: AdmissionLimits = AdmissionLimits()
     shipping: ShippingSettings = ShippingSettings()
-    trust: Path | None = None
+    trust: Annotated[
+        Path | None,
+        msgspec.Meta(
+            description="A file of CA certificates (PEM) to verify feeds with instead of the"
+            " system's."
+        ),
+    ] = None
 
 
 def all_feeds(settings: IntelSettings) -> tuple[FeedDefinition, ...]:
