@@ -61,7 +61,7 @@ def test_agent_reports_itself_and_the_server_counts(server: Server, agent: Agent
     assert 'sib_server_hosts{state="healthy"} 1.0' in page
     assert get(f"http://127.0.0.1:{server.metrics_port}/healthz") == b"ok\n"
     standing = json.loads(server.cli("status", "--json").stdout)
-    assert (standing["state"], standing["events"]) == ("well", 40)
+    assert (standing["state"], standing["events"]) == ("well", 20)
 
 
 def test_both_sides_killed_and_started_lose_and_double_nothing(
