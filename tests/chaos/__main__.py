@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--fake", action="store_true", help="fakes even where real ones are")
     parser.add_argument("--directory", type=Path, help="for logs; kept. Default: a new one in /tmp")
     given = parser.parse_args()
+    # So that whoever ends it leaves no process and no mount behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = new_seed() if given.seed is None else given.seed
     say(f"seed {seed}")
     folder = os.environ.get("SIB_COMPONENTS")
