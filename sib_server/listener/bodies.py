@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
+
 from sib_server.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -33,6 +35,16 @@ class BodyTooSlowError(RefusedError):
 
     def __init__(self) -> None:
         super().__init__("the request's body came too slowly")
+
+
+class SenderGoneError(RefusedError):
+    """A body whose sender hung up in the middle: killed, cut off, or tired of waiting."""
+
+    code = "sender_gone"
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("the connection ended before the request's body did")
 
 
 class OverloadedError(RefusedError):
@@ -125,6 +137,7 @@ async def read_body(
         BodyTooLargeError: it is larger, or says that it will be.
         BodyTooSlowError: it comes too slowly.
         OverloadedError: the share's budget has no more.
+        SenderGoneError: the connection ended before it.
     """
     pace = pace or BodyPace()
     announced = request.headers.get("content-length", "")
@@ -146,4 +159,6 @@ async def read_body(
                 )
     except TimeoutError as error:
         raise BodyTooSlowError from error
+    except ClientDisconnect as error:
+        raise SenderGoneError from error
     return bytes(body)

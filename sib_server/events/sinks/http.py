@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -28,3 +29,14 @@ def parse_retry_after(text: str | None) -> float | None:
     if text is None or not (text.isascii() and text.isdigit()) or len(text) > 9:
         return None
     return min(float(text), _LONGEST_RETRY_AFTER)
+
+
+def parse_date_ns(text: str | None) -> int | None:
+    """A ``Date`` header as nanoseconds since 1970 UTC; None for none and for nonsense."""
+    if text is None or len(text) > 64:
+        return None
+    try:
+        found = parsedate_to_datetime(text)
+        return int(found.timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError):
+        return None

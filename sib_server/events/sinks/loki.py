@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from sib_server.events.sinks.base import DeliveryReport, SinkUnavailableError
-from sib_server.events.sinks.http import parse_retry_after, read_bounded
+from sib_server.events.sinks.http import parse_date_ns, parse_retry_after, read_bounded
 from sib_server.events.sinks.loki_answers import (
     Answer,
     Knowledge,
@@ -41,6 +41,8 @@ _log: Final = logging.getLogger(__name__)
 
 _MAX_ANSWER: Final = 256 * 1024
 _SMALLEST_REQUEST: Final = 64 * 1024
+_SAME_CLOCK_NS: Final = 5_000_000_000
+"""Two clocks no further apart are taken for one: Loki tells its time by the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,9 @@ class LokiSink:
         self._fixes: dict[Seq, Fix] = {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(settings.connections)
+        # How far Loki's clock is ahead of ours. Loki judges times by its own, so where ours is
+        # wrong an entry can go under none of ours.
+        self._ahead_ns = 0
         self._url = settings.url.rstrip("/") + "/loki/api/v1/push"
 
     async def deliver(self, events: Sequence[StoredEvent]) -> DeliveryReport:
@@ -142,7 +147,7 @@ class LokiSink:
         if len(event.line) > most and before.line_limit is None:
             before = before._replace(line_limit=most)
         entry = self._encoder.encode(event, before)
-        fix = self._knowledge.fix(event, entry.stream, before, self._now_ns())
+        fix = self._knowledge.fix(event, entry.stream, before, self._loki_now_ns())
         if fix == NO_FIX:
             return entry
         self._fixes[event.seq] = fix
@@ -175,7 +180,7 @@ class LokiSink:
             await self._send_harder(entries[0], answer)
 
     async def _send_fixed(self, entries: list[Entry], answer: Answer) -> None:
-        self._knowledge.learn(answer, entries[0].stream, self._now_ns())
+        self._knowledge.learn(answer, entries[0].stream, self._loki_now_ns())
         fixed = [self._entry(entry.event) for entry in entries]
         changed = [new for new, old in zip(fixed, entries, strict=True) if new.fix != old.fix]
         if not changed and len(entries) > 1:
@@ -201,13 +206,22 @@ class LokiSink:
 
     async def _send_harder(self, entry: Entry, answer: Answer) -> None:
         event = entry.event
-        fix = harder(entry.fix, answer, event.line, self._now_ns())
+        fix = harder(entry.fix, answer, event.line, self._loki_now_ns())
         if fix is not None:
             self._fixes[event.seq] = fix
             await self._send(PushRequest(((self._encoder.encode(event, fix),),)))
             return
         _log.warning("loki refuses event %s for good: %s", event.event_id, answer.reason)
         self._outcomes[event.seq] = _Outcome(refused=answer.refusal)
+
+    def _loki_now_ns(self) -> int:
+        return self._now_ns() + self._ahead_ns
+
+    def _note_clock(self, date: str | None) -> None:
+        told = parse_date_ns(date)
+        if told is not None:
+            ahead = told - self._now_ns()
+            self._ahead_ns = ahead if abs(ahead) > _SAME_CLOCK_NS else 0
 
     def _note_trust(self, request: PushRequest) -> None:
         at = self._clock()
@@ -235,6 +249,7 @@ class LokiSink:
             ) as response:
                 text = (await read_bounded(response, _MAX_ANSWER)).decode("utf-8", "replace")
                 retry_after = parse_retry_after(response.headers.get("Retry-After"))
+                self._note_clock(response.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             raise SinkUnavailableError(self.name, reason) from error

@@ -149,7 +149,7 @@ def test_a_fix_is_told_in_the_metadata() -> None:
 
 
 def test_times_before_1970_and_unknown_sources_do_not_reach_loki() -> None:
-    line = alert(1, NOW, source="made up").replace(b"2026-", b"1066-", 1)
+    line = alert(1, NOW, source="made up").replace(b"2026-", b"1906-", 1)
     event = stored(1, line=line, received_ns=NOW)
     entry = EventEncoder(SOURCES).encode(event)
     labels, time_ns, _, metadata = one(entry)
