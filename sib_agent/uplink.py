@@ -19,7 +19,7 @@ from sib_agent.client import ServerBusyError, ServerRefusedError, ServerUnreacha
 from sib_agent.spool.records import Batch, Gap
 from sib_protocol.backoff import Backoff
 from sib_protocol.batches import encode_lines
-from sib_protocol.errors import MalformedMessageError, SibError
+from sib_protocol.errors import FileAccessError, MalformedMessageError, SibError
 from sib_protocol.ids import LineNumber
 from sib_protocol.limits import MAX_BATCH_LINES
 from sib_protocol.messages import GapReason, GapReport, StreamAnswer, encode_message
@@ -174,7 +174,7 @@ class Uplink:
                 parcel.path, parcel.body, content_type=parcel.content_type, gzip=parcel.gzip
             )
             self._on_answer(parcel, answer.decode(StreamAnswer).next)
-        except (ServerUnreachableError, MalformedMessageError) as error:
+        except (ServerUnreachableError, MalformedMessageError, FileAccessError) as error:
             self._on_failure(error, LinkState.WAITING, 0.0, stop)
         except ServerBusyError as error:
             self._on_failure(error, LinkState.WAITING, error.retry_after or 0.0, stop)
