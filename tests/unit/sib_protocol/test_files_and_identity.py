@@ -49,7 +49,10 @@ def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"one", 0o644)
-    with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "full")), pytest.raises(OSError, match="full"):
+    with (
+        mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "full")),
+        pytest.raises(OSError, match="full"),
+    ):
         write_atomic(path, b"two")
     assert path.read_bytes() == b"one"
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
