@@ -264,7 +264,13 @@ class Uplink:
         )
         parcel = pack_gap(self._spool.stream, gap)
         answer = self._client.post(parcel.path, parcel.body, content_type=parcel.content_type)
-        self._on_answer(parcel, answer.decode(StreamAnswer).next)
+        wanted = answer.decode(StreamAnswer).next
+        if wanted <= gap.last:
+            # Asked again at once it would say the same again, for ever.
+            raise MalformedMessageError(
+                f"the server wants line {wanted}, and was told that all to {gap.last} are gone"
+            )
+        self._on_answer(parcel, wanted)
 
     def _on_failure(
         self, error: SibError, link: LinkState, at_least: float, stop: threading.Event

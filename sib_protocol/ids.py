@@ -55,11 +55,11 @@ class EventId(msgspec.Struct, frozen=True, order=True, gc=False):
 
 def _canonical_uuid(text: str, what: str) -> str:
     try:
-        canonical = str(uuid.UUID(text))
+        canonical: str | None = str(uuid.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     # uuid.UUID also takes braces, urn: and missing dashes: two spellings would be two ids.
-    if canonical != text:
+    if canonical is None or canonical != text:
         raise MalformedMessageError(f"{text[:80]!r} is not a {what}: a lower-case UUID is wanted")
     return canonical
 

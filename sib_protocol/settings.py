@@ -59,6 +59,9 @@ def parse_settings(text: str, wanted: type[Settings], path: Path) -> Settings:
         line = f"line {mark.line + 1}" if mark is not None else None
         reason = getattr(error, "problem", None) or str(error)
         raise SettingsError(path, line, f"not valid YAML: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        # A day that no month has, a number of thousands of digits, lists in lists in lists.
+        raise SettingsError(path, None, f"not valid YAML: {error}") from error
     try:
         return msgspec.convert(tree if tree is not None else {}, wanted, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:

@@ -106,7 +106,8 @@ class EventRoutes:
         try:
             standing = await self._writer.run(lambda journal: journal.standing(stream))
         except JournalError as error:
-            raise JournalNotReadyError(error.problem, retry_after=5.0) from error
+            # As below: no paths of the server's for a host.
+            raise JournalNotReadyError("the server cannot look now", retry_after=5.0) from error
         # Another host's stream is not known to this one.
         if standing is None or standing.host_id != host.host_id:
             raise UnknownStreamError(stream)

@@ -59,6 +59,11 @@ async def on_http(_request: Request, error: Exception) -> Response:
     return response
 
 
+async def on_gone(_request: Request, _error: Exception) -> Response:
+    """Answer a peer that left in the middle of its body: nobody reads it, nothing failed here."""
+    return message_response(Refusal("cut_short", "the request's body ended early"), 400)
+
+
 async def on_failure(request: Request, error: Exception) -> Response:
     """Answer what should never happen; the log has the rest, the peer learns nothing."""
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -141,7 +141,7 @@ async def read_body(
     """
     pace = pace or BodyPace()
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise BodyTooLargeError(limit)
     loop = asyncio.get_running_loop()
     start = loop.time()

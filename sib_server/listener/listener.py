@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -16,8 +17,11 @@ from sib_server.listener.gate import ConnectionGate, GateLimits
 from sib_server.listener.protocol import PeerLimits, SibProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+_log: Final = logging.getLogger(__name__)
+_BACKLOG: Final = 4096
+_NO_DESCRIPTORS_SECONDS: Final = 1.0
 
 
 class ListenError(SibError):
@@ -122,7 +126,11 @@ class Listener:
             date_header=False,
         )
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        # Oldest first: what has not ended its handshake yet, and since when.
+        self._handshakes: dict[socket.socket, float] = {}
+        self._freed = asyncio.Event()
+        self._greeting: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
@@ -131,23 +139,89 @@ class Listener:
         return port
 
     async def start(self) -> None:
-        """Begin to accept connections."""
+        """Begin to accept connections.
+
+        Raises:
+            ListenError: another process was quicker.
+        """
         self._config.load()
+        try:
+            self._socket.listen(_BACKLOG)
+        except OSError as error:
+            address, port = self._socket.getsockname()[:2]
+            raise ListenError(address, port, error.strerror or str(error)) from error
+        self._accepting = asyncio.create_task(self._accept(), name="accept")
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wait_for_place()
+            try:
+                connection, _peer = await loop.sock_accept(self._socket)
+            except OSError as error:
+                # Out of descriptors, or a peer that left at once: neither ends the server.
+                _log.warning("cannot accept a connection: %s", error.strerror or error)
+                await asyncio.sleep(_NO_DESCRIPTORS_SECONDS)
+                continue
+            self._handshakes[connection] = loop.time()
+            task = asyncio.create_task(self._greet(connection))
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
+
+    async def _wait_for_place(self) -> None:
+        """Leave connections to the system's queue while too many are in their handshake.
+
+        Who never ends one gives way to those who wait, the oldest first: hosts need one or two
+        round trips, whatever the limit on time allows in quiet hours.
+        """
+        loop = asyncio.get_running_loop()
+        while len(self._handshakes) >= self._limits.handshakes:
+            oldest, since = next(iter(self._handshakes.items()))
+            wait = since + self._limits.crowded_seconds - loop.time()
+            if wait <= 0:
+                del self._handshakes[oldest]
+                self.gate.refused += 1
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+                return
+            self._freed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._freed.wait()
+
+    async def _greet(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
         if self._tls is not None:
             options["ssl"] = self._tls
             options["ssl_handshake_timeout"] = self._limits.handshake_seconds
             options["ssl_shutdown_timeout"] = 2.0
-        make: Callable[[], SibProtocol] = lambda: SibProtocol(  # noqa: E731
-            self._config, self._state, self.gate, self._limits, loop
-        )
-        self._server = await loop.create_server(make, sock=self._socket, backlog=4096, **options)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(
+                lambda: SibProtocol(self._config, self._state, self.gate, self._limits, loop),
+                connection,
+                **options,
+            )
+        except OSError as error:
+            # Everybody may try: strangers without TLS, old versions, other CAs' certificates.
+            _log.debug("a handshake failed: %s", error)
+            connection.close()
+        finally:
+            self._handshakes.pop(connection, None)
+            self._freed.set()
 
     async def stop(self, grace: float = 5.0) -> None:
         """Accept no more, let requests under way end within ``grace`` seconds, close all."""
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        self._socket.close()
+        for pending in self._handshakes:
+            with suppress(OSError):
+                pending.shutdown(socket.SHUT_RDWR)
+        if self._greeting:
+            await asyncio.wait(list(self._greeting), timeout=1.0)
         for connection in list(self._state.connections):
             connection.shutdown()
         tasks = set(self._state.tasks)

@@ -130,6 +130,9 @@ def rewrite_loki_json(
     if len(text) > max_bytes:
         raise TooLargeError("a push", max_bytes)
     try:
+        # The values are handed on unread, so nothing else would look at their encoding.
+        if not text.isascii():
+            text.decode()
         push = _json_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessageError(f"the body is not a push of Loki's: {error}") from error

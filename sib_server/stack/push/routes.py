@@ -38,6 +38,7 @@ METRICS_PATH: Final = "/api/v1/write"
 
 _MAX_ANSWER: Final = 2048
 _RETRY_SECONDS: Final = 5
+_CLOSING: Final = frozenset({408, 413})
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 
@@ -77,6 +78,9 @@ class _RefusedError(Exception):
         headers = (
             {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
         )
+        if self.status in _CLOSING:
+            # The rest of its body is not read.
+            headers["Connection"] = "close"
         return PlainTextResponse(f"{self}\n", self.status, headers)
 
 
