@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from sib_server.pki.tokens import TokenStore
 from tests.support.lab import Server
 
 PATIENCE = 15.0
+LOKI = "/loki/api/v1/push"
+WRITE = "/api/v1/write"
 STREAM = "/v1/streams/{}/events?first={}"
 
 
@@ -227,3 +231,40 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"no VmRSS of process {pid}")
+
+
+class Store:
+    """Stands where Loki and Prometheus would, and writes down what reaches it."""
+
+    def __init__(self) -> None:
+        store = self
+        self.seen: list[tuple[str, str, bytes]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                store.seen.append((self.command, self.path, body))
+                self.send_response(204)
+                self.end_headers()
+
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815  (the base's names)
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+names = iter(range(10**6))
+
+
+def fresh(attacker: Attacker, age: timedelta = timedelta(0)) -> Host:
+    return attacker.enroll(f"host-{next(names)}", age=age)
