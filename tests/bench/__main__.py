@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.bench import events, fleet
 
-PARTS = ["rest", "journal", "one", "fifty", "latency"]
+PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
 
 def show(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import threading
 import time
@@ -10,11 +11,13 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from tests.bench import rivals
 from tests.bench.load import Percentiles, Writer, cpu_seconds, machine, rss_mib
 from tests.support.components import FakeLokiProgram, Loki, Program, RealLoki, get
 from tests.support.lab import Agent, Server, event_line
 
 BACKLOG = 60_000
+_NUMBER = re.compile(r'"lab\.n":(\d+)')
 
 
 def metrics(server: Server) -> dict[str, float]:
@@ -168,8 +171,9 @@ class Finder(threading.Thread):
         at = time.time()
         for stream in answer["data"]["result"]:
             for value in stream["values"]:
-                place = value[1].find('"lab.n":') + 8
-                self.seen.setdefault(int(value[1][place : value[1].index(",", place)]), at)
+                found = _NUMBER.search(value[1])
+                if found:
+                    self.seen.setdefault(int(found[1]), at)
 
 
 def latency(directory: Path, loki: Loki, *, rate: float, seconds: float) -> dict[str, Any]:
@@ -268,6 +272,23 @@ def run(parts: list[str], *, seconds: float, rate: float, real: bool) -> dict[st
                 root / "fifty", agents=50, rate=rate, seconds=seconds, loki=loki("fifty")
             )
             end()
+        if "rivals" in parts and real:
+            result["falcosidekick_to_loki"] = rivals.falcosidekick(
+                root / "sidekick", loki("sidekick"), count=int(min(20_000, 700 * seconds))
+            )
+            end()
+            written: dict[int, float] = {}
+            store = loki("sidekick-latency")
+            finder = Finder(store, '{source="syscall"}', written)
+            result["falcosidekick_latency"] = rivals.falcosidekick_latency(
+                root / "sidekick-latency", store, finder, written, seconds=min(seconds, 15)
+            )
+            end()
+            if rivals.found("alloy", "alloy"):
+                result["alloy_to_loki"] = rivals.alloy(
+                    root / "alloy", loki("alloy"), rate=rate, seconds=min(seconds, 30)
+                )
+                end()
         if "latency" in parts:
             result["latency"] = latency(
                 root / "latency", loki("latency"), rate=1000, seconds=min(seconds, 20)
