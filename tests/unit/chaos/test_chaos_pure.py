@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sib_protocol.events import summarize
 from sib_server.events.sinks.loki_answers import Refusal, Verdict, read_answer
 from tests.chaos.faults import too_far_behind, too_old
 from tests.chaos.schedule import WEIGHTS, Kind, make_schedule
 from tests.chaos.verdict import digest, judge, number_in
-from tests.chaos.writer import Writer, make_line, wait_until
-from tests.support.lab import event_line
+from tests.chaos.writer import Writer, alert_line, make_line, wait_until
 
 
 def test_a_seed_makes_one_schedule_with_every_sort_of_fault() -> None:
@@ -28,14 +28,14 @@ def test_a_seed_makes_one_schedule_with_every_sort_of_fault() -> None:
 
 
 def test_every_way_to_break_the_promise_is_seen() -> None:
-    lines = [event_line(number) for number in range(6)]
+    lines = [alert_line(number) for number in range(6)]
     written = {number: digest(line) for number, line in enumerate(lines)}
     whole = dict.fromkeys(range(6), 1)
     assert not judge(written, lines, {"loki": whole, "webhook": dict.fromkeys(range(6), 3)})
 
     found = judge(
         written,
-        [*lines[:3], lines[2], lines[4] + b" ", lines[5], b"who wrote this", event_line(77)],
+        [*lines[:3], lines[2], lines[4] + b" ", lines[5], b"who wrote this", alert_line(77)],
         {"loki": {0: 1, 1: 1}, "webhook": whole},
     )
     assert found
@@ -57,6 +57,8 @@ def test_every_line_keeps_its_number_within_what_loki_keeps() -> None:
     assert not any(b"\n" in line for line in lines)
     assert max(map(len, lines)) > 400_000
     assert any(b"\xff" in line for line in lines)
+    assert not summarize(alert_line(5)).unparsed
+    assert len(alert_line(5, 700)) == 700
 
 
 def test_the_writer_writes_each_line_once_and_knows_its_files(tmp_path: Path) -> None:
