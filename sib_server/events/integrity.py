@@ -82,7 +82,7 @@ def _run_look(
         # One snapshot for each look: a server that writes meanwhile disturbs none.
         connection.execute("BEGIN")
         look(connection, report)
-    except sqlite3.DatabaseError as error:
+    except schema.SqliteFailure as error:
         if not schema.is_damage(error):
             raise schema.journal_error(path, error) from error
         report.note(str(error))

@@ -137,7 +137,7 @@ class Journal:
             if connection is not None:
                 connection.close()
             os.close(lock)
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, schema.SqliteFailure):
                 raise schema.journal_error(path, error) from error
             raise
 
@@ -234,7 +234,7 @@ class Journal:
             self._kinds.rollback()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, schema.SqliteFailure):
                 raise schema.journal_error(self.path, error) from error
             raise
         self._streams.commit()

@@ -7,7 +7,6 @@ reached is missed.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -77,7 +76,7 @@ class JournalReader:
         try:
             version = read_meta(self._connection).get("schema")
             self._load_kinds()
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             self._connection.close()
             raise schema.journal_error(path, error) from error
         if version != str(schema.SCHEMA_VERSION):
@@ -126,12 +125,10 @@ class JournalReader:
                 # A damaged place in the same page can lead the search for `after` past whole
                 # events; a search that begins a page earlier cannot be led astray by it.
                 events = self._read_from(after, max(0, after - _PAGE_ROWS), max_events, max_bytes)
-        except sqlite3.DatabaseError as error:
+        except schema.SqliteFailure as error:
             if not schema.is_damage(error):
                 raise schema.journal_error(self.path, error) from error
             return self._read_one_by_one(after, max_events, max_bytes)
-        except sqlite3.Error as error:
-            raise schema.journal_error(self.path, error) from error
         return events
 
     def _read_from(
@@ -189,14 +186,14 @@ class JournalReader:
         """Run a query of this package. Raises JournalError."""
         try:
             yield from self._connection.execute(sql, parameters)
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
 
     def kinds(self) -> dict[int, Kind]:
         """All kinds that are in use now. Raises JournalError."""
         try:
             self._load_kinds()
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
         return self._kinds
 
@@ -211,7 +208,7 @@ class JournalReader:
             if query.since_ns is None and query.until_ns is None:
                 return (1, last) if last else None
             bounds = time_bounds(query, read_minutes(self._connection), schema.MINUTE_NS)
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
         return None if bounds is None else (bounds[0], min(bounds[1], last))
 
@@ -230,7 +227,7 @@ class JournalReader:
         """
         try:
             origins, complete = read_origins(self._connection)
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
         if not complete:
             return None
@@ -244,8 +241,8 @@ class JournalReader:
         """
         try:
             row = self._connection.execute(_AT, (seq,)).fetchone()
-        except sqlite3.Error as error:
-            if not (isinstance(error, sqlite3.DatabaseError) and schema.is_damage(error)):
+        except schema.SqliteFailure as error:
+            if not schema.is_damage(error):
                 raise schema.journal_error(self.path, error) from error
             self._on_damage(JournalDamage(Seq(seq), Seq(seq), None, _UNREACHABLE))
             return None
@@ -259,7 +256,7 @@ class JournalReader:
         """All sinks' cursors. Raises JournalError."""
         try:
             return read_cursors(self._connection)
-        except sqlite3.Error as error:
+        except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
 
     def lag(self, sink: str, *, now_ns: int | None = None) -> Lag:

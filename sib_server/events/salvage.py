@@ -339,7 +339,7 @@ def _read(damaged: Path, sql: str) -> Iterator[tuple[Any, ...]]:
     except SibError:
         return
     try:
-        with suppress(sqlite3.Error):
+        with suppress(*schema.SqliteFailure):
             yield from connection.execute(sql)
     finally:
         connection.close()

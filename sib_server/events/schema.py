@@ -73,17 +73,25 @@ MINUTE_NS: Final = 60 * 1_000_000_000
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA})
 
 
-def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
+SqliteFailure: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What a call of SQLite may raise: where a damaged schema holds bytes that are no UTF-8, Python
+fails to decode SQLite's message about it and raises that instead."""
+
+
+def journal_error(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> JournalError:
     """Say what an error of SQLite means for the journal."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
+    if isinstance(error, UnicodeDecodeError):
+        return JournalDamagedError(path, "its schema is not readable text")
+    if is_damage(error):
         return JournalDamagedError(path, str(error))
     name = getattr(error, "sqlite_errorname", None)
-    return JournalUnavailableError(path, f"{error} ({name or code})")
+    return JournalUnavailableError(path, f"{error} ({name})" if name else str(error))
 
 
-def is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Whether an error comes from bytes on disk that are not what was written."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return False
@@ -108,7 +116,7 @@ def open_for_writing(path: Path, *, max_bytes: int | None = None) -> sqlite3.Con
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except OSError as error:
         raise JournalUnavailableError(path, error.strerror or str(error)) from error
-    except sqlite3.Error as error:
+    except SqliteFailure as error:
         raise journal_error(path, error) from error
     try:
         connection.text_factory = bytes
@@ -125,7 +133,7 @@ def open_for_writing(path: Path, *, max_bytes: int | None = None) -> sqlite3.Con
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_BYTES // PAGE_SIZE}")
         if max_bytes is not None:
             connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_SIZE}")
-    except sqlite3.Error as error:
+    except SqliteFailure as error:
         connection.close()
         raise journal_error(path, error) from error
     return connection
@@ -145,7 +153,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     # could not make the shared memory file that a WAL database otherwise needs.
     alone = not path.with_name(path.name + "-wal").exists()
     attempts = ("mode=ro", "mode=ro&immutable=1") if alone else ("mode=ro",)
-    failure: sqlite3.Error | None = None
+    failure: sqlite3.Error | UnicodeDecodeError | None = None
     for attempt in attempts:
         connection = None
         try:
@@ -160,7 +168,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        except sqlite3.Error as error:
+        except SqliteFailure as error:
             failure = failure or error
             if connection is not None:
                 connection.close()

@@ -116,7 +116,8 @@ def _places_of_kinds(
     for window in windows(low, high, newest_first=newest_first):
         statement = kinds_statement(kinds, window[0], window[-1])
         try:
-            found = sorted((row[0] for row in _run(reader, statement)), reverse=newest_first)
+            rows = [row[0] for row in _run(reader, statement)]
+            found = sorted({seq for seq in rows if seq in window}, reverse=newest_first)
         except JournalDamagedError:
             # The index is damaged, which says nothing about the events: ask for each.
             found = sorted(window, reverse=newest_first)
@@ -138,15 +139,17 @@ def _places_of_stream(
     reader: JournalReader, ref: int, low: int, high: int, *, newest_first: bool
 ) -> Iterator[int]:
     beyond = 2**63 - 1 if newest_first else -1
-    while True:
+    while low <= high:
         try:
             chunk = list(_run(reader, stream_statement(ref, beyond, newest_first=newest_first)))
         except JournalDamagedError:
+            chunk = [(None, None)]
+        if not chunk:
+            return
+        if not _is_index(chunk, beyond, newest_first=newest_first):
             # The index is damaged, which says nothing about the events: ask for each that is left.
             left = range(low, high + 1)
             yield from reversed(left) if newest_first else left
-            return
-        if not chunk:
             return
         beyond = chunk[-1][0]
         places = sorted((seq for _number, seq in chunk), reverse=newest_first)
@@ -155,5 +158,14 @@ def _places_of_stream(
             high = min(high, places[-1] - 1)
         else:
             low = max(low, places[-1] + 1)
-        if low > high:
-            return
+
+
+def _is_index(chunk: list[tuple[Any, ...]], beyond: int, *, newest_first: bool) -> bool:
+    """Whether (number, place) pairs are ordered integers that lead on, as a whole index gives."""
+    for number, seq in chunk:
+        if not (isinstance(number, int) and isinstance(seq, int)):
+            return False
+        if (number >= beyond) if newest_first else (number <= beyond):
+            return False
+        beyond = number
+    return True

@@ -10,12 +10,13 @@ import itertools
 import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sib_protocol.errors import ExitCode, FileAccessError
@@ -128,19 +129,28 @@ def flips(draw: st.DrawFn, size: int) -> list[tuple[int, int]]:
     return draw(st.lists(flip, min_size=1, max_size=3, unique_by=lambda one: one[0]))
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_flipped_bits(
     whole: tuple[Path, list[StoredEvent], Spans],
-    tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
 ) -> None:
     path, events, spans = whole
+    drawn = data.draw(flips(path.stat().st_size), label="(offset, mask)")
+    with tempfile.TemporaryDirectory() as folder:
+        check_flips(path, events, spans, drawn, Path(folder))
+
+
+def check_flips(
+    path: Path,
+    events: list[StoredEvent],
+    spans: Spans,
+    drawn: list[tuple[int, int]],
+    folder: Path,
+) -> None:
     content = bytearray(path.read_bytes())
     hit: set[int] = set()
-    for offset, mask in data.draw(flips(len(content))):
+    for offset, mask in drawn:
         content[offset] ^= mask
         page, at = offset // PAGE_SIZE + 1, offset % PAGE_SIZE
         hit |= {
@@ -148,7 +158,6 @@ def test_flipped_bits(
             for seq, parts in spans.items()
             if any(number == page and start <= at < end for number, start, end in parts)
         }
-    folder = tmp_path_factory.mktemp("flipped")
     damaged = folder / "journal.db"
     damaged.write_bytes(content)
 
@@ -191,7 +200,6 @@ def test_flipped_bits(
     for event in saved.values():
         assert (journal.next_number(event.event_id.stream) or 0) > event.event_id.number
     journal.close()
-    shutil.rmtree(folder)
 
 
 def test_destroyed_pages(whole: tuple[Path, list[StoredEvent], Spans], tmp_path: Path) -> None:
@@ -490,3 +498,20 @@ def test_a_salvage_brings_back_nothing_that_was_pruned(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "fresh.db")
     assert journal.next_number(STREAM) == 60
     journal.close()
+
+
+def test_a_schema_that_is_no_text_is_damage_too(tmp_path: Path) -> None:
+    """SQLite quotes the damaged words in its message, and Python cannot decode them."""
+    path = tmp_path / "journal.db"
+    fill(path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"events_by_kind")
+    content[at + 3] = 0xC5
+    content[content.index(b"CREATE INDEX events_by_kind")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(JournalDamagedError):
+        JournalReader(path)
+    with pytest.raises(JournalDamagedError):
+        Journal.open(path)
+    assert not verify(path).whole
+    assert salvage(path, tmp_path / "fresh.db").events == EVENTS
