@@ -166,10 +166,17 @@ class AgentDaemon:
             self._wake.clear()
             if self._reload:
                 self._reload = False
-                self._supervisor.reloading()
-                self._client.renewed()
-                self._uplink.retry_now()
-                self._supervisor.ready(self._status_line())
+                self._take_up_identity()
+
+    def _take_up_identity(self) -> None:
+        self._supervisor.reloading()
+        try:
+            self._client.renewed()
+        except SibError as error:
+            # The one in force still works; a daemon that goes on is better than one that is right.
+            _log.error("cannot take up the identity on disk: %s", error.problem)
+        self._uplink.retry_now()
+        self._supervisor.ready(self._status_line())
 
     def _end_threads(self) -> None:
         self._intake.wake()

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from sib_server.events.writer import JournalWriter
     from sib_server.fleet.policy import AuthenticatedHost
 
-# Below this a thread's hand-over costs more than the decompression that it takes off the loop.
-_THREAD_BYTES: Final = 32 * 1024
+# Below this a thread's hand-over costs more than the decompression that it takes off the loop,
+# and not even a bomb takes long.
+_THREAD_BYTES: Final = 4 * 1024
 _MAX_NUMBER: Final = 2**62
 
 

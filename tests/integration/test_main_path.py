@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -183,12 +184,26 @@ def test_renewal_is_taken_up_by_the_running_daemon(server: Server, agent: Agent)
     renewed = json.loads(agent.cli("renew", "--json").stdout)["certificate"]["serial"]
     assert renewed != before
     assert agent.process is not None
-    os.kill(agent.process.pid, 1)
+    os.kill(agent.process.pid, signal.SIGHUP)
     agent.append(event_line(1))
     wait_for("a line", lambda: len(server.lines()) == 1, 40)
     assert server.cli("ca", "revoke", before).returncode == 0
     agent.append(event_line(2))
     wait_for("another", lambda: len(server.lines()) == 2, 40)
+
+
+def test_a_damaged_identity_does_not_end_a_running_daemon(server: Server, agent: Agent) -> None:
+    agent.start()
+    current = agent.directory / "identity" / "current"
+    good = (current / "cert.pem").read_bytes()
+    (current / "cert.pem").write_bytes(b"nonsense")
+    assert agent.process is not None
+    os.kill(agent.process.pid, signal.SIGHUP)
+    wait_for("a complaint", lambda: "cannot take up the identity" in agent.tail(), 20)
+    (current / "cert.pem").write_bytes(good)
+    agent.append(event_line(1))
+    wait_for("a line", lambda: len(server.lines()) == 1, 40)
+    assert agent.running
 
 
 def test_agent_goes_on_with_the_second_server_address(
