@@ -153,8 +153,8 @@ def test_times_before_1970_and_unknown_sources_do_not_reach_loki() -> None:
     event = stored(1, line=line, received_ns=NOW)
     entry = EventEncoder(SOURCES).encode(event)
     labels, time_ns, _, metadata = one(entry)
-    assert event.summary.time_ns is None
     assert time_ns == NOW
+    assert entry.adjusted
     assert 'source="other"' in labels
     assert metadata["event_source"] == "made up"
 
