@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -107,8 +108,13 @@ def test_daemons_end_cleanly_when_told(server: Server, agent: Agent) -> None:
     assert json.loads(done.stdout)["state"] == "stopped"
 
 
-def spool_files(agent: Agent) -> set[str]:
-    return {path.name for path in (agent.directory / "spool").glob("*.seg")}
+def spool_files(agent: Agent) -> dict[str, int]:
+    found = {}
+    for path in (agent.directory / "spool").glob("*.seg"):
+        # Given up between the look and the question.
+        with suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_size
+    return found
 
 
 def test_a_spool_over_its_quota_reports_exactly_what_it_gave_up(
