@@ -6,8 +6,9 @@ import argparse
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 from sib_packaging.build import Build, build_component, build_python
 from sib_packaging.components import parse_lock

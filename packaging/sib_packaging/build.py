@@ -13,6 +13,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +93,14 @@ def build_python(build: Build, package: Package) -> Path:
             for item in found
         ]
         shutil.copy(build.root / "docs/guide.md", _made(doc) / "guide.md")
-        return _pack(build, package, build.version, "Apache-2.0", stage, materials)
+        return _pack(
+            build,
+            package,
+            version=build.version,
+            licence="Apache-2.0",
+            stage=stage,
+            materials=materials,
+        )
 
 
 def build_component(build: Build, component: Component) -> Path:
@@ -109,7 +118,9 @@ def build_component(build: Build, component: Component) -> Path:
             _take_given(build.components / component.name, component.name, home)
         else:
             archive = component.archive(build.architecture)
-            path = fetch(archive, build.cache, lambda here, all_: _progress(archive.name, here, all_))
+            path = fetch(
+                archive, build.cache, lambda here, all_: _progress(archive.name, here, all_)
+            )
             sha256 = archive.sha256
             take(path, component.files, build.architecture, home)
         material = Material(
@@ -119,7 +130,14 @@ def build_component(build: Build, component: Component) -> Path:
             component.licence,
             sha256,
         )
-        return _pack(build, package, component.version, component.licence, stage, [material])
+        return _pack(
+            build,
+            package,
+            version=component.version,
+            licence=component.licence,
+            stage=stage,
+            materials=[material],
+        )
 
 
 def _progress(name: str, here: int, all_: int | None) -> None:
@@ -184,7 +202,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
         with zipfile.ZipFile(archive) as opened:
             for entry in opened.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, entry.external_attr >> 16, lambda e=entry: opened.read(e)
+                    yield entry.filename, entry.external_attr >> 16, partial(opened.read, entry)
         return
     with tarfile.open(archive) as opened_tar:
         for member in opened_tar:
@@ -202,6 +220,7 @@ def _made(directory: Path) -> Path:
 def _pack(
     build: Build,
     package: Package,
+    *,
     version: str,
     licence: str,
     stage: Path,
@@ -227,7 +246,9 @@ def _pack(
     contents = _contents(stage, {place for _, place in package.config}, build.epoch)
     scripts = _scripts(build, package, stage.parent)
     suffix = {"deb": "deb", "rpm": "rpm"}[build.package_format]
-    config = _nfpm(build, package, version, licence, contents, scripts)
+    config = _nfpm(
+        build, package, version=version, licence=licence, contents=contents, scripts=scripts
+    )
     path = stage.parent / "nfpm.json"
     path.write_text(json.dumps(config))
     output = _made(build.output) / f"{package.name}_{version}_{build.architecture}.{suffix}"
@@ -275,8 +296,6 @@ def _contents(stage: Path, config: set[str], epoch: int) -> list[dict[str, objec
 
 
 def _iso(epoch: int) -> str:
-    from datetime import datetime, timezone  # noqa: PLC0415
-
     return datetime.fromtimestamp(epoch, tz=timezone.utc).isoformat()
 
 
@@ -302,6 +321,7 @@ def _scripts(build: Build, package: Package, directory: Path) -> dict[str, str]:
 def _nfpm(
     build: Build,
     package: Package,
+    *,
     version: str,
     licence: str,
     contents: list[dict[str, object]],

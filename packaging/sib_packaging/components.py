@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from typing import Any
+
+import tomllib
 
 from sib_packaging.errors import PackagingError
 

@@ -110,7 +110,11 @@ def _download(lock: Path, architecture: str, version: str, target: Path) -> None
         *("download", "--require-hashes", "--no-deps", "--no-build-isolation"),
         *("--only-binary", ":all:", "--no-binary", ",".join(_SOURCE_ONLY)),
         *("--python-version", version, "--implementation", "cp"),
-        *(part for name in (*platforms, f"manylinux2014_{machine}") for part in ("--platform", name)),
+        *(
+            part
+            for name in (*platforms, f"manylinux2014_{machine}")
+            for part in ("--platform", name)
+        ),
         *("--requirement", str(lock), "--dest", str(target)),
     )
     for source in target.glob("*.tar.gz"):
@@ -164,7 +168,9 @@ def unpack(wheel: Path, target: Path) -> Distribution:
                 elif _LICENCE.match(path.name) or "licenses" in path.parts:
                     texts["-".join(path.parts[1:]).removeprefix("licenses-")] = content
                     continue
-                elif path.name in {"RECORD", "INSTALLER", "direct_url.json"} or "sboms" in str(path):
+                elif path.name in {"RECORD", "INSTALLER", "direct_url.json"} or "sboms" in str(
+                    path
+                ):
                     continue
             place = target / path
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +218,7 @@ def build_trees(
 
 def find_pythons() -> dict[str, str]:
     """The CPythons of this machine that can compile bytecode: version -> command."""
-    found = {}
+    found: dict[str, str] = {}
     for version in PYTHONS:
         command = shutil.which(f"python{version}")
         if command is None:
