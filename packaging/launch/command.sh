@@ -1,7 +1,7 @@
 #!/bin/sh
-# The newest Python here that the package has a tree for; -I and -S: nothing from outside it.
+# The newest Python that the package is built for; -I and -S: nothing from outside of it.
 for version in 3.13 3.12 3.11; do
-    if [ -x "/usr/bin/python$version" ] && [ -d "/usr/lib/@PACKAGE@/$version" ]; then
+    if [ -x "/usr/bin/python$version" ]; then
         exec "/usr/bin/python$version" -I -S -B /usr/lib/@PACKAGE@/launch.py "$@"
     fi
 done

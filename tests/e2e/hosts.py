@@ -15,7 +15,7 @@ import pytest
 
 CACHE = Path(os.environ.get("SIB_E2E_CACHE", Path.home() / ".cache" / "sib-e2e"))
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,python3"
+_PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,python3,sudo"
 
 
 def need() -> None:
@@ -102,6 +102,7 @@ class Host:
         options = f"lowerdir={lower},upperdir={self._work}/upper,workdir={self._work}/work"
         run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
         (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+        (self.root / "etc/hostname").write_text(f"{name}\n")
         self.namespace = network.attach(name, address)
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._groups = [
