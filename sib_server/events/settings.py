@@ -18,7 +18,7 @@ class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Where the journal is and how much it keeps."""
 
     path: Annotated[Path, Meta(description="The journal's file; -wal, -shm, .lock lie beside.")] = (
-        Path("/var/lib/sib/journal/journal.db")
+        Path("/var/lib/sib-server/journal/journal.db")
     )
     retention_days: Annotated[
         Annotated[float, Meta(gt=0)] | None,

@@ -1,0 +1,37 @@
+"""Start @PACKAGE@ from its own tree, as its own user where root asked."""
+
+import importlib
+import os
+import pwd
+import sys
+
+PACKAGE = "@PACKAGE@"
+MODULE = "@MODULE@"
+
+
+def become_own_user() -> None:
+    """Files that root would make in the daemon's directories would lock the daemon out."""
+    if os.geteuid() != 0:
+        return
+    try:
+        entry = pwd.getpwnam(PACKAGE)
+    except KeyError:
+        return
+    os.initgroups(entry.pw_name, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.umask(0o027)
+    os.environ["HOME"] = entry.pw_dir
+    os.environ["USER"] = os.environ["LOGNAME"] = entry.pw_name
+    try:
+        os.getcwd()
+        os.scandir(".").close()
+    except OSError:
+        os.chdir("/")
+
+
+home = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(home, "%d.%d" % sys.version_info[:2]), os.path.join(home, "common")]
+sys.argv[0] = PACKAGE
+become_own_user()
+sys.exit(importlib.import_module(MODULE).main())

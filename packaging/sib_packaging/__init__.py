@@ -1,0 +1,1 @@
+"""Builds SIB's packages; no part of what is in them."""

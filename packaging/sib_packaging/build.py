@@ -1,0 +1,358 @@
+"""Stage a package's files, and have nfpm make deb or rpm of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sib_packaging.components import Component
+from sib_packaging.errors import PackagingError
+from sib_packaging.fetch import fetch
+from sib_packaging.packages import Package, component_package
+from sib_packaging.sbom import Material, render
+from sib_packaging.scripts import PHASES, maintainer_script
+from sib_packaging.trees import build_trees, compile_trees, fetch_wheels, find_pythons
+
+_NFPM_PHASE: Final = {"preinst": "preinstall", "prerm": "preremove", "postrm": "postremove"}
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How to build.
+
+    Attributes:
+        root: SIB's checkout.
+        output: where packages go.
+        cache: verified archives and wheels.
+        architecture: Debian's name.
+        package_format: deb or rpm.
+        version: SIB's.
+        epoch: SOURCE_DATE_EPOCH.
+        components: a folder ``NAME/NAME`` of programs, or None to fetch.
+        say: told what happens.
+    """
+
+    root: Path
+    output: Path
+    cache: Path
+    architecture: str
+    package_format: str
+    version: str
+    epoch: int
+    components: Path | None
+    say: Callable[[str], None]
+
+
+def build_python(build: Build, package: Package) -> Path:
+    """Build sib-server or sib-agent.
+
+    Raises:
+        PackagingError: something that it needs cannot be had.
+    """
+    lock = build.root / "requirements" / f"{package.name.removeprefix('sib-')}.txt"
+    wheels = fetch_wheels(lock, build.architecture, build.cache)
+    with tempfile.TemporaryDirectory(prefix="sib-build-") as temporary:
+        stage = Path(temporary) / "stage"
+        home = stage / "usr/lib" / package.name
+        found = build_trees(wheels, [build.root / name for name in package.own], home)
+        command = stage / "usr/bin" / package.name
+        command.parent.mkdir(parents=True)
+        for source, target in (("command.sh", command), ("launch.py", home / "launch.py")):
+            text = (build.root / "packaging/launch" / source).read_text()
+            text = text.replace("@PACKAGE@", package.name).replace("@MODULE@", package.module)
+            target.write_text(text)
+        command.chmod(0o755)
+        compile_trees(home, f"/usr/lib/{package.name}", find_pythons())
+        doc = stage / "usr/share/doc" / package.name
+        for item in found:
+            for name, text_bytes in item.texts.items():
+                place = doc / "licences" / item.name / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(text_bytes)
+        materials = [
+            Material(
+                item.name,
+                item.version,
+                f"pkg:pypi/{item.name}@{item.version}",
+                item.licence,
+                item.sha256,
+            )
+            for item in found
+        ]
+        shutil.copy(build.root / "docs/guide.md", _made(doc) / "guide.md")
+        return _pack(
+            build,
+            package,
+            version=build.version,
+            licence="Apache-2.0",
+            stage=stage,
+            materials=materials,
+        )
+
+
+def build_component(build: Build, component: Component) -> Path:
+    """Build a component's package, of a given program or of the locked archive.
+
+    Raises:
+        PackagingError: neither can be had.
+    """
+    package = component_package(component.name, component.description)
+    with tempfile.TemporaryDirectory(prefix="sib-build-") as temporary:
+        stage = Path(temporary) / "stage"
+        home = _made(stage / "usr/lib" / package.name)
+        sha256 = ""
+        if build.components is not None:
+            _take_given(build.components / component.name, component.name, home)
+        else:
+            archive = component.archive(build.architecture)
+            path = fetch(
+                archive, build.cache, lambda here, all_: _progress(archive.name, here, all_)
+            )
+            sha256 = archive.sha256
+            take(path, component.files, build.architecture, home)
+        material = Material(
+            component.name,
+            component.version,
+            f"pkg:github/{component.source.removeprefix('https://github.com/')}@v{component.version}",
+            component.licence,
+            sha256,
+        )
+        return _pack(
+            build,
+            package,
+            version=component.version,
+            licence=component.licence,
+            stage=stage,
+            materials=[material],
+        )
+
+
+def _progress(name: str, here: int, all_: int | None) -> None:
+    if sys.stderr.isatty():
+        share = f"{100 * here // all_:3d} %" if all_ else ""
+        sys.stderr.write(f"\r{name}: {here >> 20} MiB {share}")
+
+
+def _take_given(folder: Path, name: str, home: Path) -> None:
+    program = folder / name
+    if not program.is_file():
+        raise PackagingError(f"{program} is not there: put the program there, or leave it out")
+    place = home / {"grafana": "bin/grafana", "falco": "bin/falco"}.get(name, name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(program, place)
+    place.chmod(0o755)
+
+
+def take(archive: Path, files: dict[str, str], architecture: str, home: Path) -> None:
+    """Take the wanted files out of an archive.
+
+    Args:
+        archive: .zip or .tar.gz.
+        files: as in Component.
+        architecture: replaces ``{arch}``.
+        home: where they go.
+
+    Raises:
+        PackagingError: one is not in it, or leads elsewhere.
+    """
+    wanted = {name.replace("{arch}", architecture): place for name, place in files.items()}
+    missing = set(wanted)
+    for name, mode, content in _members(archive):
+        if name.startswith("/") or ".." in name.split("/"):
+            raise PackagingError(f"{archive.name} has a file {name}")
+        for pattern, place in wanted.items():
+            target = _target(name, pattern, place)
+            if target is None:
+                continue
+            missing.discard(pattern)
+            path = home / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content())
+            path.chmod(0o755 if mode & 0o111 or not pattern.endswith("/") else 0o644)
+            break
+    if missing:
+        raise PackagingError(f"{archive.name} has no {', '.join(sorted(missing))}")
+
+
+def _target(name: str, pattern: str, place: str) -> str | None:
+    parts, wanted = name.split("/"), pattern.rstrip("/").split("/")
+    if len(parts) < len(wanted) or not all(map(fnmatch.fnmatchcase, parts, wanted)):
+        return None
+    rest = parts[len(wanted) :]
+    if pattern.endswith("/"):
+        return place + "/".join(rest) if rest else None
+    return None if rest else place
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive) as opened:
+            for entry in opened.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, entry.external_attr >> 16, partial(opened.read, entry)
+        return
+    with tarfile.open(archive) as opened_tar:
+        for member in opened_tar:
+            if member.isreg():
+                file = opened_tar.extractfile(member)
+                assert file is not None  # noqa: S101  (a regular file has content)
+                yield member.name.removeprefix("./"), member.mode, file.read
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _pack(
+    build: Build,
+    package: Package,
+    *,
+    version: str,
+    licence: str,
+    stage: Path,
+    materials: list[Material],
+) -> Path:
+    systemd = build.root / "systemd"
+    for unit in (*package.units, *package.unit_files):
+        shutil.copy(systemd / unit, _made(stage / "usr/lib/systemd/system") / unit)
+    for kind in ("sysusers.d", "tmpfiles.d"):
+        source = systemd / kind / f"{package.name}.conf"
+        if source.exists():
+            shutil.copy(source, _made(stage / "usr/lib" / kind) / source.name)
+    doc = _made(stage / "usr/share/doc" / package.name)
+    shutil.copy(build.root / "LICENSE", doc / "LICENSE")
+    (doc / "copyright").write_text(
+        f"{package.name} {version}\nLicence: {licence}\nSIB's own text is in LICENSE, those of what"
+        " is in the package are in licences/ and sbom.cdx.json.\n"
+    )
+    (doc / "sbom.cdx.json").write_text(render(package.name, version, materials, build.epoch))
+    for name, place in package.config:
+        target = stage / place.removeprefix("/")
+        shutil.copy(build.root / "packaging/etc" / name, _made(target.parent) / target.name)
+    contents = _contents(stage, {place for _, place in package.config}, build.epoch)
+    scripts = _scripts(build, package, stage.parent)
+    suffix = {"deb": "deb", "rpm": "rpm"}[build.package_format]
+    config = _nfpm(
+        build, package, version=version, licence=licence, contents=contents, scripts=scripts
+    )
+    path = stage.parent / "nfpm.json"
+    path.write_text(json.dumps(config))
+    output = _made(build.output) / f"{package.name}_{version}_{build.architecture}.{suffix}"
+    done = subprocess.run(
+        [
+            *(_find_nfpm(), "package", "--config", str(path)),
+            *("--packager", build.package_format, "--target", str(output)),
+        ],
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(build.epoch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PackagingError(f"nfpm failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    build.say(f"{output}  {output.stat().st_size / 1e6:.1f} MB")
+    return output
+
+
+def _find_nfpm() -> str:
+    beside = Path(sys.executable).with_name("nfpm")
+    found = str(beside) if beside.is_file() else shutil.which("nfpm")
+    if found is None:
+        raise PackagingError("nfpm is not there: pip install nfpm")
+    return found
+
+
+def _contents(stage: Path, config: set[str], epoch: int) -> list[dict[str, object]]:
+    entries: list[dict[str, object]] = []
+    for path in sorted(stage.rglob("*")):
+        if not path.is_file():
+            continue
+        place = "/" + str(path.relative_to(stage))
+        mode = 0o640 if place in config else 0o755 if path.stat().st_mode & 0o111 else 0o644
+        os.utime(path, (epoch, epoch))
+        entry: dict[str, object] = {
+            "src": str(path),
+            "dst": place,
+            "file_info": {"mode": mode, "owner": "root", "group": "root", "mtime": _iso(epoch)},
+        }
+        if place in config:
+            entry["type"] = "config|noreplace"
+        entries.append(entry)
+    return entries
+
+
+def _iso(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, tz=timezone.utc).isoformat()
+
+
+def _scripts(build: Build, package: Package, directory: Path) -> dict[str, str]:
+    body = (build.root / "packaging/maintain.sh").read_text()
+    paths = {}
+    for phase in PHASES[build.package_format]:
+        path = directory / phase
+        path.write_text(
+            maintainer_script(
+                body,
+                package=package.name,
+                phase=phase,
+                package_format=build.package_format,
+                units=package.units,
+                state=package.state,
+            )
+        )
+        paths[phase] = str(path)
+    return paths
+
+
+def _nfpm(
+    build: Build,
+    package: Package,
+    *,
+    version: str,
+    licence: str,
+    contents: list[dict[str, object]],
+    scripts: dict[str, str],
+) -> dict[str, object]:
+    rpm = build.package_format == "rpm"
+    common = {_NFPM_PHASE[phase]: path for phase, path in scripts.items() if phase in _NFPM_PHASE}
+    if not rpm:
+        common["postinstall"] = scripts["postinst"]
+    return {
+        "name": package.name,
+        "arch": build.architecture,
+        "platform": "linux",
+        "version": version,
+        "version_schema": "none",
+        "release": "1",
+        "section": "admin",
+        "priority": "optional",
+        "maintainer": "SIB <sib@localhost>",
+        "description": package.summary,
+        "license": licence,
+        "mtime": _iso(build.epoch),
+        "depends": list(package.depends_rpm if rpm else package.depends_deb),
+        "recommends": list(package.recommends),
+        "contents": contents,
+        "scripts": common,
+        "deb": {"compression": "zstd"},
+        "rpm": {
+            "buildhost": "sib",
+            "compression": "zstd",
+            "summary": package.summary,
+            "scripts": {"posttrans": scripts["posttrans"]} if rpm else {},
+        },
+    }

@@ -1,0 +1,82 @@
+"""What each package is called, needs, starts and leaves behind. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_PYTHON_DEB: Final = ("python3 (>= 3.11)", "python3 (<< 3.14)")
+_PYTHON_RPM: Final = ("(python(abi) = 3.11 or python(abi) = 3.12 or python(abi) = 3.13)",)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package.
+
+    Attributes:
+        name: of the package.
+        summary: one line.
+        units: enabled and started on installation, in this order.
+        unit_files: units that are in it, beside those.
+        state: directories that only a purge removes.
+        config: file name below packaging/etc -> place; edits stay.
+        depends_deb: Debian's names.
+        depends_rpm: rpm's.
+        recommends: installed along, where they can be had.
+        module: what the command starts, or '' for a component.
+        own: SIB's own Python packages in it.
+    """
+
+    name: str
+    summary: str
+    units: tuple[str, ...]
+    unit_files: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    config: tuple[tuple[str, str], ...] = ()
+    depends_deb: tuple[str, ...] = ()
+    depends_rpm: tuple[str, ...] = ()
+    recommends: tuple[str, ...] = ()
+    module: str = ""
+    own: tuple[str, ...] = ()
+
+
+SERVER: Final = Package(
+    name="sib-server",
+    summary="SIEM in a Box: server that enrolls hosts and takes in their events",
+    units=("sib-server.target", "sib-server.service"),
+    unit_files=("sib-server-ca.service",),
+    state=("/var/lib/sib-server",),
+    config=(("server.yaml", "/etc/sib/server.yaml"),),
+    depends_deb=("systemd", *_PYTHON_DEB),
+    depends_rpm=("systemd", *_PYTHON_RPM),
+    recommends=("sib-loki", "sib-prometheus", "sib-grafana", "sib-falcosidekick"),
+    module="sib_server.cli",
+    own=("sib_protocol", "sib_server"),
+)
+AGENT: Final = Package(
+    name="sib-agent",
+    summary="SIEM in a Box: agent that brings a host's events to the server",
+    units=("sib-agent.target", "sib-agent.path", "sib-agent.service"),
+    state=("/var/lib/sib-agent", "/var/lib/sib-falco"),
+    config=(("agent.yaml", "/etc/sib/agent.yaml"),),
+    depends_deb=("systemd", *_PYTHON_DEB),
+    depends_rpm=("systemd", *_PYTHON_RPM),
+    recommends=("sib-falco", "sib-alloy"),
+    module="sib_agent.cli",
+    own=("sib_protocol", "sib_agent"),
+)
+_ON_AGENTS: Final = frozenset({"falco", "alloy"})
+
+
+def component_package(name: str, summary: str) -> Package:
+    """The package of one component."""
+    base = "sib-agent" if name in _ON_AGENTS else "sib-server"
+    own_state = () if name in {"falco", "falcosidekick"} else (f"/var/lib/sib-{name}",)
+    return Package(
+        name=f"sib-{name}",
+        summary=f"SIEM in a Box: {summary}",
+        units=(f"sib-{name}.service",),
+        state=own_state,
+        depends_deb=(base,),
+        depends_rpm=(base,),
+    )

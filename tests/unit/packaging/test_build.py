@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sib_packaging.build import Build, build_component, build_python
+from sib_packaging.components import parse_lock
+from sib_packaging.errors import PackagingError
+from sib_packaging.fetch import checksum
+from sib_packaging.packages import AGENT
+from sib_packaging.trees import plan, unpack
+
+ROOT = Path(__file__).resolve().parents[3]
+LOCK = parse_lock((ROOT / "packaging/components.lock").read_text())
+
+
+@pytest.fixture
+def build(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path / "components" / "loki"
+    folder.mkdir(parents=True)
+    (folder / "loki").write_bytes(b"\x7fELF")
+    return Build(
+        root=ROOT,
+        output=tmp_path / "a",
+        cache=tmp_path_factory.getbasetemp() / "package-cache",
+        architecture="amd64",
+        package_format="deb",
+        version="1.2.3",
+        epoch=1_700_000_000,
+        components=tmp_path / "components",
+        say=lambda _text: None,
+    )
+
+
+def contents(package: Path, target: Path) -> Path:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb not found: install dpkg")
+    subprocess.run(["dpkg-deb", "-R", str(package), str(target)], check=True, timeout=60)
+    return target
+
+
+@pytest.mark.parametrize("package_format", ["deb", "rpm"])
+def test_a_components_package_is_the_same_each_time(build: Build, package_format: str) -> None:
+    one = replace(build, package_format=package_format)
+    two = replace(one, output=build.output.with_name("b"))
+    first, second = build_component(one, LOCK["loki"]), build_component(two, LOCK["loki"])
+    assert checksum(first) == checksum(second)
+
+
+def test_a_components_package_holds_what_it_should(build: Build, tmp_path: Path) -> None:
+    found = contents(build_component(build, LOCK["loki"]), tmp_path / "x")
+    assert (found / "usr/lib/sib-loki/loki").stat().st_mode & 0o777 == 0o755
+    for path in ("systemd/system/sib-loki.service", "sysusers.d/sib-loki.conf"):
+        assert (found / "usr/lib" / path).is_file()
+    bill = json.loads((found / "usr/share/doc/sib-loki/sbom.cdx.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert [item["version"] for item in bill["components"]] == ["3.7.8"]
+    for script in ("preinst", "postinst", "prerm", "postrm"):
+        assert f"phase={script}\n" in (found / "DEBIAN" / script).read_text()
+
+
+def test_a_program_that_is_not_there_is_named(build: Build) -> None:
+    with pytest.raises(PackagingError, match="alloy/alloy is not there"):
+        build_component(build, LOCK["alloy"])
+    fetching = replace(build, components=None, architecture="arm64")
+    with pytest.raises(PackagingError, match=r"alloy 1\.18\.1 on arm64"):
+        build_component(fetching, LOCK["alloy"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_agents_package_is_small_and_the_same_each_time(build: Build, tmp_path: Path) -> None:
+    first = build_python(build, AGENT)
+    second = build_python(replace(build, output=build.output.with_name("b")), AGENT)
+    assert checksum(first) == checksum(second)
+    assert first.stat().st_size < 20_000_000
+    found = contents(first, tmp_path / "x")
+    assert (found / "DEBIAN/conffiles").read_text() == "/etc/sib/agent.yaml\n"
+    assert (found / "etc/sib/agent.yaml").stat().st_mode & 0o777 == 0o640
+    doc = found / "usr/share/doc/sib-agent"
+    bill = json.loads((doc / "sbom.cdx.json").read_text())
+    assert {"cryptography", "msgspec", "sdnotify"} <= {item["name"] for item in bill["components"]}
+    assert all(item["hashes"] for item in bill["components"])
+    assert list((doc / "licences/cryptography").iterdir())
+    assert not (found / "usr/lib/sib-agent/common/sib_server").exists()
+
+
+def wheel(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+    return path
+
+
+def test_wheels_share_a_tree_unless_they_disagree(tmp_path: Path) -> None:
+    wheels = {}
+    for version in ("3.11", "3.12"):
+        tag = f"cp{version.replace('.', '')}"
+        here = tmp_path / version
+        wheels[version] = [
+            wheel(here / "pure-1-py3-none-any.whl", {"pure.py": b"1"}),
+            wheel(here / f"fast-1-{tag}-{tag}-any.whl", {"f.py": b"", f"f.{tag}.so": tag.encode()}),
+            wheel(here / f"odd-1-{tag}-{tag}-any.whl", {"odd.py": tag.encode()}),
+        ]
+    trees = plan(wheels)
+    names = {tree: [path.name.split("-")[0] for path in paths] for tree, paths in trees.items()}
+    assert names == {"common": ["fast", "fast", "pure"], "3.11": ["odd"], "3.12": ["odd"]}
+
+
+@pytest.mark.parametrize("name", ["../x.py", "/x.py", "a/../../x.py"])
+def test_a_wheel_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    path = wheel(tmp_path / "w" / "bad-1-py3-none-any.whl", {name: b""})
+    with pytest.raises(PackagingError, match="has a file"):
+        unpack(path, tmp_path / "tree")
+
+
+def test_a_wheels_data_and_licences_go_to_their_places(tmp_path: Path) -> None:
+    path = wheel(
+        tmp_path / "w" / "x-1-py3-none-any.whl",
+        {
+            "x-1.data/platlib/x.py": b"1",
+            "x-1.data/scripts/x": b"no",
+            "x-1.dist-info/METADATA": b"Name: X\nVersion: 1\nLicense-Expression: MIT\n\nbody",
+            "x-1.dist-info/licenses/LICENSE": b"text",
+            "x-1.dist-info/RECORD": b"",
+        },
+    )
+    found = unpack(path, tmp_path / "tree")
+    assert (found.name, found.version, found.licence) == ("x", "1", "MIT")
+    assert found.texts == {"LICENSE": b"text"}
+    files = {item.name for item in (tmp_path / "tree").rglob("*") if item.is_file()}
+    assert files == {"x.py", "METADATA"}
