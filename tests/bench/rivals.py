@@ -167,7 +167,7 @@ def falcosidekick_latency(
     return {
         "rate": rate,
         "written": len(written),
-        "found": len(took),
+        "followed": len(took),
         "milliseconds": Percentiles.of(took).rounded(),
     }
 
