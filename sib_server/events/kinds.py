@@ -74,11 +74,13 @@ def load_kinds(connection: sqlite3.Connection) -> tuple[dict[int, Kind], int]:
     for row in connection.execute(
         "SELECT kind, rule, severity, source, techniques, unparsed, crc FROM kinds"
     ):
-        highest = max(highest, row[0])
+        # A damaged schema makes the key a column like any other, which may hold anything.
+        if isinstance(row[0], int):
+            highest = max(highest, row[0])
         try:
             ref, kind = read_kind(row)
         except Damaged:
             continue
         kinds[ref] = kind
     (in_use,) = connection.execute("SELECT max(kind) FROM events").fetchone()
-    return kinds, max(highest, in_use or NO_KIND)
+    return kinds, max(highest, in_use if isinstance(in_use, int) else NO_KIND)
