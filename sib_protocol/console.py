@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from sib_protocol.checks import Verdict, summary
 from sib_protocol.errors import ExitCode, SibError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Final
+
+    from sib_protocol.checks import Finding
+
+_VERDICT_COLOURS: Final = {
+    Verdict.WELL: "green",
+    Verdict.WARNING: "yellow",
+    Verdict.FAILED: "red",
+    Verdict.SKIPPED: "blue",
+}
 
 
 def printable(text: str) -> str:
@@ -101,3 +112,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What checks found: a line each, what to do below it, and a count at the end."""
+    widths = [
+        max((len(text) for text in column), default=0)
+        for column in (
+            [finding.verdict.value for finding in findings],
+            [printable(finding.check) for finding in findings],
+        )
+    ]
+    for finding in findings:
+        verdict = click.style(
+            finding.verdict.value.ljust(widths[0]), fg=_VERDICT_COLOURS[finding.verdict]
+        )
+        check = printable(finding.check).ljust(widths[1])
+        click.echo(f"{verdict}  {check}  {printable(finding.problem)}")
+        if finding.remedy:
+            click.echo(f"{'':{sum(widths) + 4}}try: {printable(finding.remedy)}")
+    click.echo(summary(findings))

@@ -7,6 +7,20 @@ import sys
 
 PACKAGE = "@PACKAGE@"
 MODULE = "@MODULE@"
+# These change or look at what is not the daemon's own, and take care of owners themselves.
+AS_ROOT = frozenset(
+    ("setup", "doctor", "logs", "backup", "restore", "uninstall", "drill", "disk-guard")
+)
+
+
+def stays_root(arguments: list) -> bool:
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word in AS_ROOT
+    return False
 
 
 def become_own_user() -> None:
@@ -33,5 +47,6 @@ def become_own_user() -> None:
 home = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(home, "%d.%d" % sys.version_info[:2]), os.path.join(home, "common")]
 sys.argv[0] = PACKAGE
-become_own_user()
+if not stays_root(sys.argv[1:]):
+    become_own_user()
 sys.exit(importlib.import_module(MODULE).main())
