@@ -21,11 +21,22 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, content: bytes, mode: int) -> None:
-    """Create a file that must not exist yet, and make its content durable (not its name)."""
+def write_synced(
+    path: Path, content: bytes, mode: int, *, owner: tuple[int, int] | None = None
+) -> None:
+    """Create a file that must not exist yet, and make its content durable (not its name).
+
+    Args:
+        path: its place.
+        content: its bytes.
+        mode: permission bits.
+        owner: user id and group id, for root; ``None`` leaves them as they come.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         # The mode given to open() is cut by the umask; a secret may be narrower, never wider.
+        if owner is not None:
+            os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         view = memoryview(content)
         while view:
@@ -35,11 +46,16 @@ def write_synced(path: Path, content: bytes, mode: int) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Replace a file by rename: readers and crashes see the old content or the new."""
+def write_atomic(
+    path: Path, content: bytes, mode: int = 0o640, *, owner: tuple[int, int] | None = None
+) -> None:
+    """Replace a file by rename: readers and crashes see the old content or the new.
+
+    The arguments are those of :func:`write_synced`.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        write_synced(temporary, content, mode)
+        write_synced(temporary, content, mode, owner=owner)
         temporary.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
