@@ -14,6 +14,8 @@ from urllib3.exceptions import HTTPError
 
 from sib_server.events.failures import JournalMissingError
 from sib_server.events.reader import JournalReader
+from sib_server.operations.stores import StoreState, store_states
+from sib_server.operations.units import UnitState, unit_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +64,8 @@ class ServerStanding(msgspec.Struct, frozen=True):
         events: in the journal.
         hosts: enrolled ones, by health.
         sinks: of the journal.
+        units: as systemd says; empty where it does not run.
+        stores: those in use, as they answer.
         connections: open ones; ``None`` while it does not run.
         certificate_not_after: of the server's certificate, seconds since 1970 UTC.
         ca_not_after: of the CA.
@@ -74,6 +78,8 @@ class ServerStanding(msgspec.Struct, frozen=True):
     events: int
     hosts: dict[str, int]
     sinks: list[SinkStanding]
+    units: list[UnitState]
+    stores: list[StoreState]
     connections: int | None
     certificate_not_after: float | None
     ca_not_after: float
@@ -92,6 +98,8 @@ class Found:
         certificate_not_after: seconds since 1970 UTC.
         ca_not_after: seconds since 1970 UTC.
         ca_pin: hex.
+        units: as systemd says.
+        stores: as they answer.
     """
 
     metrics: Mapping[tuple[str, str], float] | None
@@ -101,6 +109,8 @@ class Found:
     certificate_not_after: float | None
     ca_not_after: float
     ca_pin: str
+    units: Sequence[UnitState] = ()
+    stores: Sequence[StoreState] = ()
 
 
 def judge(found: Found, now: float) -> ServerStanding:
@@ -125,6 +135,16 @@ def judge(found: Found, now: float) -> ServerStanding:
     silent = found.hosts.get("silent", 0)
     if silent:
         problems.append(f"{silent} hosts are silent: 'sib-server host list'")
+    problems += [
+        f"{unit.unit} is {unit.active} ({unit.result}): 'sib-server logs {unit.component}'"
+        for unit in found.units
+        if unit.troubled
+    ]
+    problems += [
+        f"{store.name} does not say that it is ready: {store.answer}"
+        for store in found.stores
+        if not store.ready
+    ]
     stopped = found.has_metrics and found.metrics is None
     connections = metrics.get(("sib_server_connections", ""))
     return ServerStanding(
@@ -137,6 +157,8 @@ def judge(found: Found, now: float) -> ServerStanding:
             SinkStanding(name, behind, round(seconds, 1), _count(metrics, name))
             for name, (behind, seconds) in sorted(lags.items())
         ],
+        units=list(found.units),
+        stores=list(found.stores),
         connections=None if connections is None else int(connections),
         certificate_not_after=found.certificate_not_after,
         ca_not_after=found.ca_not_after,
@@ -184,6 +206,8 @@ def look(
         ),
         ca_not_after=authority.certificate.not_valid_after_utc.timestamp(),
         ca_pin=authority.pin,
+        units=unit_states() or (),
+        stores=store_states(settings),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from sib_packaging.components import Component
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import fetch
+from sib_packaging.manual import manual_files
 from sib_packaging.packages import Package, component_package
 from sib_packaging.sbom import Material, render
 from sib_packaging.scripts import PHASES, maintainer_script
@@ -76,6 +77,9 @@ def build_python(build: Build, package: Package) -> Path:
             target.write_text(text)
         command.chmod(0o755)
         compile_trees(home, f"/usr/lib/{package.name}", find_pythons())
+        manual = manual_files(package.name, build.version, build.epoch, build.package_format)
+        for name, content in manual.items():
+            _made((stage / name).parent).joinpath(Path(name).name).write_bytes(content)
         doc = stage / "usr/share/doc" / package.name
         for item in found:
             for name, text_bytes in item.texts.items():

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "host": "sib_server.cli.host:host",
     "intel": "sib_server.cli.intel:intel",
     "journal": "sib_server.cli.journal:journal",
+    "logs": "sib_server.cli.logs:logs",
     "serve": "sib_server.cli.serve:serve",
     "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",

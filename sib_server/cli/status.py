@@ -23,6 +23,11 @@ def _print(standing: ServerStanding) -> None:
     for sink in standing.sinks:
         done = "" if sink.delivered is None else f", {sink.delivered} delivered since the start"
         click.echo(f"sink {sink.name:<8}{sink.lag_events} behind, {sink.lag_seconds:.0f} s{done}")
+    for unit in standing.units:
+        again = f", restarted {unit.restarts} times" if unit.restarts else ""
+        click.echo(f"unit {unit.component:<14} {unit.active} ({unit.detail}){again}")
+    for store in standing.stores:
+        click.echo(f"store {store.name:<13} {'ready' if store.ready else printable(store.answer)}")
     if standing.connections is not None:
         click.echo(f"connections  {standing.connections}")
     if standing.certificate_not_after is not None:

@@ -15,6 +15,7 @@ from sib_protocol.errors import ExitCode
 from sib_protocol.settings import parse_settings
 from sib_server.cli import main
 from sib_server.events.journal import Journal
+from sib_server.operations.units import UnitState
 from sib_server.pki.authority import Authority
 from sib_server.settings import ServerSettings
 from sib_server.standing import Found, Standing, judge, look, read_metrics
@@ -45,6 +46,11 @@ WELL: dict[str, Any] = {
         ({"hosts": {"silent": 3}}, Standing.TROUBLED, "3 hosts are silent"),
         ({"certificate_not_after": NOW + 100}, Standing.TROUBLED, "ends soon"),
         ({"certificate_not_after": None}, Standing.WELL, ""),
+        (
+            {"units": [UnitState("loki", "sib-loki.service", "failed", "failed", "oom", 3, False)]},
+            Standing.TROUBLED,
+            "sib-server logs loki",
+        ),
         (
             {"metrics": {("sib_server_journal_damaged_events_total", ""): 1.0}},
             Standing.TROUBLED,
@@ -90,13 +96,13 @@ def page(status: int, body: bytes) -> Iterator[int]:
         thread.join(10)
 
 
-def settings_of(tmp_path: Path, port: int | None) -> ServerSettings:
+def settings_of(tmp_path: Path, port: int | None, loki: int = 9) -> ServerSettings:
     tree = {
         "pki": {"directory": str(tmp_path / "pki")},
         "state": {"url": f"sqlite:///{tmp_path / 'state.db'}"},
         "journal": {"path": str(tmp_path / "journal.db")},
         "metrics": {"port": port},
-        "sinks": {"loki": {"enabled": True, "url": "http://127.0.0.1:9"}},
+        "sinks": {"loki": {"enabled": True, "url": f"http://127.0.0.1:{loki}"}},
         "listen": {"names": ["localhost"]},
     }
     (tmp_path / "server.yaml").write_text(json.dumps(tree))
@@ -130,11 +136,18 @@ def test_looking_with_and_without_a_journal(tmp_path: Path) -> None:
     found = look(settings, authority, {}, ["loki"])
     assert found.journal == (0, {"loki": (0, 0.0)})
     assert found.certificate_not_after is not None
-    done = CliRunner().invoke(main, ["--config", str(tmp_path / "server.yaml"), "status"])
-    assert done.exit_code == 0, done.output
-    assert "sink loki    0 behind, 0 s" in done.output
-    done = CliRunner().invoke(main, ["--config", str(tmp_path / "server.yaml"), "status", "--json"])
-    assert json.loads(done.output)["state"] == "well"
+    status = ["--config", str(tmp_path / "server.yaml"), "status"]
+    done = CliRunner().invoke(main, status)
+    assert done.exit_code == ExitCode.INCOMPLETE
+    assert "! loki does not say that it is ready" in done.output
+    with page(200, b"ready\n") as loki:
+        settings_of(tmp_path, None, loki)
+        done = CliRunner().invoke(main, status)
+        assert done.exit_code == 0, done.output
+        assert "sink loki    0 behind, 0 s" in done.output
+        assert "store loki          ready" in done.output
+        done = CliRunner().invoke(main, [*status, "--json"])
+        assert json.loads(done.output)["state"] == "well"
     settings_of(tmp_path, 1)
     done = CliRunner().invoke(main, ["--config", str(tmp_path / "server.yaml"), "status"])
     assert done.exit_code == ExitCode.INCOMPLETE

@@ -1,0 +1,1 @@
+"""Keeping a server well: units, doctor, backup, disk guard, removal."""
