@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Final
 from sib_protocol.ids import HostName, parse_host_name
 from sib_protocol.supervision import Supervisor
 from sib_server.application import make_application
+from sib_server.detection.indicators.annotate import Annotator
 from sib_server.events.damage import DamageLog, JournalDamage, damage_event
 from sib_server.events.failures import JournalError
 from sib_server.events.feeding import CommitBell, JournalSource
 from sib_server.events.incoming import ServerRecord
 from sib_server.events.journal import Journal
+from sib_server.events.outbox import Outbox, OutboxIntake
 from sib_server.events.reader import JournalReader
 from sib_server.events.retention import prune_step
 from sib_server.events.routes import EventRoutes
@@ -132,9 +134,14 @@ class ServerDaemon:
         stack.callback(self._reader.close)
         self._bell.ring(journal.last_seq)
 
+        self._annotator = Annotator(settings.intel.directory, journal.journal_id)
+        stack.callback(self._annotator.close)
         stack.push_async_callback(self._end_tasks)
         for sink in make_sinks(settings):
             self._feed(sink)
+        outbox = Outbox(settings.journal.outbox_directory)
+        intake = OutboxIntake(outbox, self._writer, self._journal_id, self._journal_name)
+        self._work(intake.run(), "outbox")
         self._work(self._prune(), "prune")
         self._work(self._renew(), "renew")
         self._work(self._report(), "report")
@@ -175,6 +182,7 @@ class ServerDaemon:
             damage=self._damage,
             authority=self._authority,
             fleet=fleet,
+            annotator=self._annotator,
         )
         listening = bind(settings.address, settings.port)
         self._stack.callback(listening.close)
@@ -184,7 +192,12 @@ class ServerDaemon:
 
     def _feed(self, sink: Sink) -> None:
         source = JournalSource(
-            sink.name, self._settings.journal.path, self._writer, self._bell, self._damage
+            sink.name,
+            self._settings.journal.path,
+            self._writer,
+            self._bell,
+            self._damage,
+            annotate=self._annotator,
         )
         delivery = Delivery(sink, source)
         self._sources[sink.name] = source

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
+    from sib_server.detection.indicators.annotate import Annotator
     from sib_server.events.damage import DamageLog
     from sib_server.events.feeding import JournalSource
     from sib_server.events.reader import Lag
@@ -53,6 +54,7 @@ class ServerCollector(Collector):
         damage: DamageLog,
         authority: Authority,
         fleet: Fleet,
+        annotator: Annotator,
     ) -> None:
         self._writer = writer
         self._deliveries = deliveries
@@ -62,6 +64,7 @@ class ServerCollector(Collector):
         self._damage = damage
         self._authority = authority
         self._fleet = fleet
+        self._annotator = annotator
         self._lags: dict[str, Lag] = {}
         self._hosts: dict[str, int] = {}
         self._hosts_at = float("-inf")
@@ -102,6 +105,14 @@ class ServerCollector(Collector):
         yield InfoMetricFamily("sib_server", "This server.", value={"version": __version__})
         yield from self._journal()
         yield from self._sinks()
+        yield CounterMetricFamily(
+            "sib_server_intel_events", "Events that met an indicator.", value=self._annotator.met
+        )
+        yield GaugeMetricFamily(
+            "sib_server_intel_failing",
+            "1 while events go to sinks without threat intelligence, because of a failure.",
+            value=float(self._annotator.problem is not None),
+        )
         yield from self._connections()
         hosts = GaugeMetricFamily("sib_server_hosts", "Enrolled hosts by health.", labels=["state"])
         for state, count in sorted(self._hosts.items()):

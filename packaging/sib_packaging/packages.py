@@ -43,8 +43,13 @@ class Package:
 SERVER: Final = Package(
     name="sib-server",
     summary="SIEM in a Box: server that enrolls hosts and takes in their events",
-    units=("sib-server.target", "sib-server.service"),
-    unit_files=("sib-server-ca.service",),
+    units=(
+        "sib-server.target",
+        "sib-server.service",
+        "sib-server-intel.timer",
+        "sib-server-hunt.timer",
+    ),
+    unit_files=("sib-server-ca.service", "sib-server-intel.service", "sib-server-hunt.service"),
     state=("/var/lib/sib-server",),
     config=(("server.yaml", "/etc/sib/server.yaml"),),
     depends_deb=("systemd", *_PYTHON_DEB),

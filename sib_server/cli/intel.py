@@ -13,12 +13,11 @@ from rich.table import Table
 
 from sib_protocol.errors import ExitCode
 from sib_server.cli import intel_reports as reports
+from sib_server.cli.intel_hunt import explain_command, hunt_command, json_option
 from sib_server.cli.intel_progress import FeedProgress
-from sib_server.detection.indicators.alarms import EventsFile
 from sib_server.detection.indicators.catalogue import FeedDefinition, find_feed
 from sib_server.detection.indicators.enrichment import enrichment_of
 from sib_server.detection.indicators.formats.shape import Format, Shape
-from sib_server.detection.indicators.hunt import hunt, seen_events
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.kinds import Kind, recognise
 from sib_server.detection.indicators.own import own_values
@@ -32,11 +31,10 @@ from sib_server.detection.indicators.state import (
     save_allowed,
 )
 from sib_server.detection.indicators.update import FeedReport, Hooks, purge_excluded, update
+from sib_server.events.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def _settings(context: click.Context) -> IntelSettings:
@@ -44,6 +42,10 @@ def _settings(context: click.Context) -> IntelSettings:
     if not isinstance(settings, IntelSettings):  # pragma: no cover - a mistake in the program
         raise TypeError("the context holds no threat intelligence settings")
     return settings
+
+
+def _outbox(context: click.Context) -> Outbox:
+    return Outbox(context.obj.settings.journal.outbox_directory)
 
 
 def _say(value: Any) -> None:
@@ -56,7 +58,7 @@ def intel() -> None:
 
 
 def _run_update(
-    settings: IntelSettings,
+    context: click.Context,
     feeds: Sequence[FeedDefinition],
     *,
     as_json: bool,
@@ -70,12 +72,13 @@ def _run_update(
         else:
             click.echo(reports.feed_sentence(report))
 
+    outbox = _outbox(context)
     with FeedProgress() as screen:
         hooks = Hooks(
-            EventsFile(settings.directory), screen.begin, screen.progress, lambda _report: None
+            lambda line: outbox.put([line]), screen.begin, screen.progress, lambda _report: None
         )
         outcome = update(
-            settings,
+            _settings(context),
             feeds,
             now=int(time.time()),
             hooks=hooks,
@@ -125,9 +128,7 @@ def update_command(
             chosen = [reports.moved(chosen[0], place)]
         else:
             source = Path(place)
-    _run_update(
-        settings, chosen, as_json=as_json, source=source, elsewhere=elsewhere, accept=accept
-    )
+    _run_update(context, chosen, as_json=as_json, source=source, elsewhere=elsewhere, accept=accept)
 
 
 @intel.command("import")
@@ -184,7 +185,7 @@ def import_command(
     except msgspec.ValidationError as error:
         raise click.BadParameter(str(error), param_hint="--feed") from error
     feed = msgspec.structs.replace(feed, shape=shape)
-    _run_update(_settings(context), [feed], as_json=as_json, source=file, accept=True)
+    _run_update(context, [feed], as_json=as_json, source=file, accept=True)
 
 
 @intel.command("status")
@@ -298,71 +299,6 @@ def allow_command(
             click.echo(f"{line.value}  {line.reason}".rstrip())
 
 
-@intel.command("hunt")
-@click.argument("values", nargs=-1)
-@click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True)
-@click.option("--new-days", type=click.IntRange(0, 3650), default=1, show_default=True)
-@click.option(
-    "--events",
-    "events_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Search this file of event lines instead of the server's journal.",
-)
-@click.option("--report", is_flag=True, help="Write an event for each host that met one.")
-@json_option
-@click.pass_context
-def hunt_command(
-    context: click.Context,
-    *,
-    values: tuple[str, ...],
-    days: int,
-    new_days: int,
-    events_file: Path | None,
-    report: bool,
-    as_json: bool,
-) -> None:
-    """Look backwards: which hosts met an indicator before it was known to be one?
-
-    Searches the events of the last --days for the VALUES, or without values for the indicators
-    that came in the last --new-days.
-
-    \b
-    Examples:
-      sib-server intel hunt
-      sib-server intel hunt --days 365 198.51.100.7
-      sib-server intel hunt --events events.jsonl --new-days 3650 --json
-    """
-    settings = _settings(context)
-    now = int(time.time())
-    only = None
-    if values:
-        read = [recognise(value) for value in values]
-        only = frozenset(observable for observable in read if observable is not None)
-        if len(only) < len(set(values)):
-            raise click.BadParameter("not all of them can be indicators", param_hint="VALUES")
-    events = (
-        reports.events_of_file(events_file)
-        if events_file
-        else context.obj.stored_events((now - days * 86_400) * 1_000_000_000)
-    )
-    index = Index.open(settings.directory)
-    try:
-        since = 0 if only is not None else now - new_days * 86_400
-        found = hunt(events, index, added_since=since, only=only)
-    finally:
-        index.close()
-    if report:
-        write = EventsFile(settings.directory)
-        for line in seen_events(found, time_ns=now * 1_000_000_000):
-            write(line)
-    for entry in reports.hunt_lines(found):
-        if as_json:
-            _say(entry)
-        else:
-            click.echo(reports.hunt_sentence(entry))
-    click.echo(reports.hunt_summary(found), err=True)
-
-
 @intel.command("rules")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Into this file.")
 @click.pass_context
@@ -387,3 +323,7 @@ def rules_command(context: click.Context, output: Path | None) -> None:
         output.write_text(document, encoding="utf-8")
     for kind, count in shipment.left_out.items():
         click.echo(f"looked up on the server only: {count} {kind.value}", err=True)
+
+
+intel.add_command(hunt_command)
+intel.add_command(explain_command)

@@ -225,3 +225,21 @@ def hunt_summary(report: HuntReport) -> str:
     """A hunt in one sentence."""
     words = f"{report.searched} events searched, {len(report.indicators)} indicators met"
     return f"{words}; more were met than are kept" if report.truncated else words
+
+
+def explain_sentences(found: Sequence[Enrichment]) -> list[str]:
+    """What is known of one event for people."""
+    if not found:
+        return ["no indicator stands in this event"]
+    sentences = []
+    for match in found:
+        sentences += [
+            f"{match.field}: {line}"
+            for line in lookup_sentences(match.value, match.observable, [match])
+        ]
+        sentences += [
+            f"  seen before on {seen.host}: {seen.events} events from "
+            f"{_moment(seen.first_ns // 10**9)} to {_moment(seen.last_ns // 10**9)} ({seen.event})"
+            for seen in match.seen_before
+        ]
+    return sentences

@@ -58,6 +58,7 @@ class JournalSource:
         writer: keeps the cursor.
         bell: rung at every commit.
         on_damage: told of damaged rows.
+        annotate: adds notes to events, in this source's thread; must not fail.
     """
 
     def __init__(
@@ -67,8 +68,11 @@ class JournalSource:
         writer: JournalWriter,
         bell: CommitBell,
         on_damage: Callable[[JournalDamage], None],
+        *,
+        annotate: Callable[[list[StoredEvent]], list[StoredEvent]] | None = None,
     ) -> None:
         self._sink = sink
+        self._annotate = annotate or (lambda events: events)
         self._writer = writer
         self._bell = bell
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sink-{sink}")
@@ -84,7 +88,9 @@ class JournalSource:
     async def read(self, after: Seq, max_events: int, max_bytes: int) -> list[StoredEvent]:
         """The next events in order; empty only when there is none."""
         return await self._call(
-            lambda: self._reader.read(after, max_events=max_events, max_bytes=max_bytes)
+            lambda: self._annotate(
+                self._reader.read(after, max_events=max_events, max_bytes=max_bytes)
+            )
         )
 
     async def advance(self, seq: Seq) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from sib_protocol.ids import StreamId
     from sib_server.events.query import Query
+    from sib_server.events.rows import Identity
     from sib_server.events.stored import StoredEvent
 
 _AFTER: Final = f"SELECT {schema.EVENT_COLUMNS} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 -- constants
@@ -225,13 +227,24 @@ class JournalReader:
         Returns:
             ``None`` where damage leaves it open which. Raises JournalError.
         """
+        return self._streams_where(lambda identity: host in identity[1:])
+
+    def streams_called(self, stream: StreamId) -> list[int] | None:
+        """References of a stream: one at most, unless the journal was put together again.
+
+        Returns:
+            ``None`` where damage leaves it open which. Raises JournalError.
+        """
+        return self._streams_where(lambda identity: identity.stream == stream)
+
+    def _streams_where(self, wanted: Callable[[Identity], bool]) -> list[int] | None:
         try:
             origins, complete = read_origins(self._connection)
         except schema.SqliteFailure as error:
             raise schema.journal_error(self.path, error) from error
         if not complete:
             return None
-        return sorted({ref for ref, identity in origins if host in self._identities[identity][1:]})
+        return sorted({ref for ref, identity in origins if wanted(self._identities[identity])})
 
     def row_at(self, seq: int) -> tuple[Any, ...] | None:
         """The row at a place, unchecked; ``None`` where there is none or it cannot be reached.

@@ -20,6 +20,13 @@ class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     path: Annotated[Path, Meta(description="The journal's file; -wal, -shm, .lock lie beside.")] = (
         Path("/var/lib/sib-server/journal/journal.db")
     )
+    outbox: Annotated[
+        Path | None,
+        Meta(
+            description="Where commands put events that the server takes into the journal; null:"
+            " outbox, beside the journal's file."
+        ),
+    ] = None
     retention_days: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Events received longer ago go, once every sink has them."),
@@ -34,6 +41,11 @@ class JournalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     waiting_bytes: Annotated[int, Meta(ge=1, description="Likewise in bytes of event lines.")] = (
         128 * 1024**2
     )
+
+    @property
+    def outbox_directory(self) -> Path:
+        """The outbox's place."""
+        return self.outbox or self.path.parent / "outbox"
 
     def retention(self) -> RetentionPolicy:
         """The policy for ``retention.prune_step``."""

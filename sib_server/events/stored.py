@@ -27,6 +27,8 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
         received_ns: by the server's clock, nanoseconds since 1970 UTC.
         summary: the searchable part of the line.
         line: exactly as Falco wrote it, without the newline.
+        notes: what the server knows beside the line, as (name, value); the journal keeps none,
+            they are added on the way to a sink.
     """
 
     seq: Seq
@@ -36,3 +38,4 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     received_ns: int
     summary: EventSummary
     line: bytes
+    notes: tuple[tuple[str, str], ...] = ()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from sib_server.detection.indicators.extraction import is_interesting, observables_in
+from sib_server.detection.indicators.kinds import Kind, Observable
 from sib_server.detection.indicators.rules import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sib_server.detection.indicators.index import Match
-    from sib_server.detection.indicators.kinds import Observable
 
 
 class Lookup(Protocol):
@@ -74,6 +74,11 @@ class Enrichment(msgspec.Struct, frozen=True):
     age_seconds: int
     notes: tuple[str, ...]
     seen_before: tuple[FleetSighting, ...] = ()
+
+    @property
+    def observable(self) -> Observable:
+        """The indicator."""
+        return Observable(Kind(self.kind), self.indicator)
 
 
 def nowhere(_indicator: Observable) -> tuple[FleetSighting, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from sib_server.detection.indicators.kinds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 MAX_FOUND: Final = 64
 _MAX_LINE: Final = 1024 * 1024
@@ -35,6 +36,8 @@ _HASH: Final = re.compile(
 _DOMAIN: Final = re.compile(
     r"(?<![A-Za-z0-9_@./-])(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.){1,8}[A-Za-z][A-Za-z0-9-]{1,62}(?![A-Za-z0-9_-])"
 )
+_DOTTED: Final = re.compile(r"[A-Za-z0-9_]\.[A-Za-z0-9]")
+_SHORTEST_HASH: Final = 32
 _TUPLE: Final = re.compile(r"\[?([0-9A-Fa-f:.]+?)\]?:(\d{1,5})")
 _QUESTION_FIELD: Final = "evt.buffer"
 
@@ -61,18 +64,34 @@ class Found:
     observable: Observable
 
 
-def _from_text(text: str) -> Iterator[Observable | None]:
-    for match in _URL.finditer(text):
-        yield parse_url(match[0].rstrip(".,)]"))
-    for match in _ADDRESS4.finditer(text):
-        yield parse_address(match[0])
-    if text.count(":") > 1:
-        for match in _ADDRESS6.finditer(text):
-            yield parse_address(match[0])
-    for match in _HASH.finditer(text):
-        yield parse_hash(match[0])
-    for match in _DOMAIN.finditer(text):
-        yield parse_domain(match[0])
+def _from_texts(texts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Observable | None]]:
+    """What stands in texts, by field.
+
+    All texts are searched as one, since most events hold nothing and a search costs more to begin
+    than to do. None of the expressions reaches over the end of a line.
+    """
+    ends: list[int] = []
+    length = 0
+    for _, text in texts:
+        length += len(text) + 1
+        ends.append(length)
+    joined = "\n".join([text for _, text in texts])
+
+    def all_of(
+        expression: re.Pattern[str], parse: Callable[[str], Observable | None]
+    ) -> Iterator[tuple[str, Observable | None]]:
+        for match in expression.finditer(joined):
+            yield texts[bisect_right(ends, match.start())][0], parse(match[0])
+
+    if "://" in joined:
+        yield from all_of(_URL, lambda found: parse_url(found.rstrip(".,)]")))
+    if _DOTTED.search(joined):
+        yield from all_of(_ADDRESS4, parse_address)
+        yield from all_of(_DOMAIN, parse_domain)
+    if joined.count(":") > 1:
+        yield from all_of(_ADDRESS6, parse_address)
+    if len(joined) >= _SHORTEST_HASH:
+        yield from all_of(_HASH, parse_hash)
 
 
 def _from_connection(text: str) -> Iterator[Observable | None]:
@@ -111,22 +130,30 @@ def observables_in(line: bytes) -> tuple[Found, ...]:
     if event.source == "sib":
         return ()
     found: dict[Observable, Found] = {}
+    for field, observable in _candidates(event):
+        if observable is not None and observable not in found:
+            found[observable] = Found(field, observable)
+            if len(found) >= MAX_FOUND:
+                break
+    return tuple(found.values())
+
+
+def _candidates(event: _Event) -> Iterator[tuple[str, Observable | None]]:
+    texts: list[tuple[str, str]] = []
     for field, value in event.output_fields.items():
         if not isinstance(value, str) or not value or value.startswith("/"):
             continue
         text = value[:_MAX_TEXT]
-        connection = field.startswith("fd.") and "->" in text
-        for observable in _from_connection(text) if connection else _from_text(text):
-            if observable is None or observable in found:
-                continue
-            found[observable] = Found(field, observable)
-            if len(found) >= MAX_FOUND:
-                return tuple(found.values())
+        if "->" in text and field.startswith("fd."):
+            # Before the texts: what the kernel says must not be crowded out by what a host says.
+            for observable in _from_connection(text):
+                yield field, observable
+            continue
+        texts.append((field, text))
         if field == _QUESTION_FIELD:
-            question = question_name(text)
-            if question is not None:
-                found.setdefault(question, Found(field, question))
-    return tuple(found.values())
+            yield field, question_name(text)
+    if texts:
+        yield from _from_texts(texts)
 
 
 def is_interesting(found: Found) -> bool:

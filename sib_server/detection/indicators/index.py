@@ -252,6 +252,13 @@ class Index:
             sightings.append(Sighting(*rest))
         yield from _living(current, sightings, now)
 
+    def has_added(self, since: int) -> bool:
+        """Whether SIB got to know any indicator at or after that time, seconds since 1970 UTC."""
+        if self._connection is None:
+            return False
+        query = "SELECT 1 FROM sighting WHERE added >= ? LIMIT 1"
+        return self._connection.execute(query, (since,)).fetchone() is not None
+
     def counts(self) -> dict[Kind, int]:
         """How many indicators there are of each kind."""
         if self._connection is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STATE_NAME: Final = "feeds.json"
 ALLOWED_NAME: Final = "allowed.json"
+HUNTED_NAME: Final = "hunted.json"
 _FIRST_WAIT: Final = 300.0
 _LONGEST_WAIT: Final = 86_400.0
 _MAX_FILE: Final = 16 * 1024 * 1024
@@ -169,3 +170,32 @@ def save_allowed(directory: Path, allowed: AllowList) -> None:
         FileAccessError: the file cannot be written.
     """
     _save(directory / ALLOWED_NAME, allowed)
+
+
+class Hunted(msgspec.Struct, frozen=True):
+    """When stored events were last held against new indicators.
+
+    Attributes:
+        at: seconds since 1970 UTC; 0 is never.
+    """
+
+    at: int = 0
+
+
+def load_hunted(directory: Path) -> Hunted:
+    """When the last hunt for new indicators was.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+        DamagedStateError: it is not ours.
+    """
+    return _load(directory / HUNTED_NAME, Hunted)
+
+
+def save_hunted(directory: Path, hunted: Hunted) -> None:
+    """Remember a hunt.
+
+    Raises:
+        FileAccessError: the file cannot be written.
+    """
+    _save(directory / HUNTED_NAME, hunted)

@@ -27,6 +27,9 @@ UNNAMED_RULE: Final = "SIB event without a rule"
 TEST_RULE: Final = "Test rule"
 """Falcosidekick sends this rule to every output, whatever their minimum priority."""
 
+_NOTES: Final = "sib.intel."
+"""Fields of this name are the server's word; a host that writes them itself is lying."""
+
 _MAX_UNPARSED_OUTPUT: Final = 64 * 1024
 _STRINGS_ONLY: Final = ("k8s.ns.name", "k8s.pod.name")
 
@@ -73,8 +76,13 @@ def outgoing(event: StoredEvent) -> Outgoing:
     else:
         alert = _object_decoder.decode(event.line)
         output = _text(alert.get("output"))
-        fields.update(_fields(alert.get("output_fields")))
+        fields.update(
+            (name, value)
+            for name, value in _fields(alert.get("output_fields")).items()
+            if not name.startswith(_NOTES)
+        )
         tags = alert.get("tags")
+    fields.update(event.notes)
     fields["sib.event_id"] = str(event.event_id)
     fields["sib.host_id"] = event.host_id
     priority = summary.priority or FALLBACK_PRIORITY

@@ -146,6 +146,8 @@ class EventEncoder:
         adjusted = own is not None and time_ns != own
         if adjusted:
             pairs += _pair("sib_event_time", str(own))
+        if event.notes:
+            pairs += b"".join(_pair(name.replace(".", "_"), value) for name, value in event.notes)
         line = event.line
         if summary.unparsed:
             line, changed = _as_utf8(line)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +12,31 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sib_protocol.errors import FileAccessError, SibError
+from sib_protocol.ids import HostName, LineNumber, new_host_id, new_stream_id
 from sib_protocol.settings import parse_settings
 from sib_server.cli import intel_reports as reports
 from sib_server.cli.intel import intel
 from sib_server.cli.intel_progress import FeedProgress
+from sib_server.cli.intel_reports import events_of_file
+from sib_server.detection.indicators.annotate import Annotator
 from sib_server.detection.indicators.catalogue import UnknownFeedError, built_in, find_feed
 from sib_server.detection.indicators.settings import IntelSettings
+from sib_server.events.find import UnknownEventError
+from sib_server.events.incoming import IncomingBatch
+from sib_server.events.journal import Journal
+from sib_server.events.outbox import Outbox
+from sib_server.events.reader import JournalReader
+from sib_server.events.settings import JournalSettings
+from sib_server.events.stored import Seq
 
+OUTBOX = Path("intel") / "outbox"
 FEEDS = Path(__file__).parent.parent / "detection" / "indicators" / "feeds"
+
+
+def connection_line(far: str) -> bytes:
+    """An event of a connection to that address."""
+    fields = {"fd.name": f"10.0.0.5:40112->{far}:443"}
+    return json.dumps({"hostname": "web-1", "rule": "r", "output_fields": fields}).encode()
 
 
 class Shell:
@@ -27,19 +45,30 @@ class Shell:
     def __init__(self, directory: Path) -> None:
         text = f"directory: {directory}\nfeeds: {{feodo: {{enabled: false}}}}\n"
         self.settings = parse_settings(text, IntelSettings, Path("server.yaml"))
+        self.journal = JournalSettings(path=directory / "journal.db")
         self.events: list[Any] = []
+        self.stored: Callable[[int], list[Any]] = lambda since_ns: [
+            event for event in self.events if since_ns > 0
+        ]
 
     def __call__(self, *arguments: str) -> Result:
         @click.group()
         @click.pass_context
         def root(context: click.Context) -> None:
             context.obj = SimpleNamespace(
-                settings=SimpleNamespace(intel=self.settings),
-                stored_events=lambda since_ns: [e for e in self.events if since_ns > 0],
+                settings=SimpleNamespace(intel=self.settings, journal=self.journal),
+                stored_events=self.stored,
             )
 
         root.add_command(intel)
         return CliRunner().invoke(root, ["intel", *arguments], catch_exceptions=True)
+
+    @staticmethod
+    def recorded(directory: Path) -> Path:
+        """A file with one event that meets an indicator of the feed's fixture."""
+        path = directory / "events.jsonl"
+        path.write_bytes(connection_line("45.66.77.88") + b"\n")
+        return path
 
     def lines(self, *arguments: str) -> list[dict[str, Any]]:
         result = self(*arguments)
@@ -84,8 +113,8 @@ def test_words_for_people(shell: Shell, tmp_path: Path) -> None:
     assert "markup: the feed has turned" in result.output.replace("\n", " ")
     assert "needs a key" in result.output
     assert "2 address" in result.output
-    events = (tmp_path / "intel" / "events.jsonl").read_text().splitlines()
-    assert json.loads(events[0])["output_fields"]["sib.feed"] == "feodo"
+    (parcel,) = Outbox(tmp_path / OUTBOX).parcels()
+    assert json.loads(parcel.lines[0])["output_fields"]["sib.feed"] == "feodo"
 
 
 def test_mistakes(shell: Shell) -> None:
@@ -150,7 +179,8 @@ def test_hunt(shell: Shell, tmp_path: Path) -> None:
         ("unknown", "45.66.77.88", 1),
         ("web-1", "45.66.77.88", 1),
     ]
-    assert len((tmp_path / "intel" / "events.jsonl").read_text().splitlines()) == 2
+    (parcel,) = Outbox(tmp_path / OUTBOX).parcels()
+    assert len(parcel.lines) == 2
     result = shell("hunt", "--events", str(log), "45.66.77.88")
     assert "web-1 met address 45.66.77.88 in 1 events, last 2026-11-01" in result.stdout
     assert "3 events searched, 1 indicators met" in result.stderr
@@ -171,3 +201,55 @@ def test_sentences() -> None:
     with FeedProgress() as screen:
         screen.begin("feodo")
         screen.progress(5, 10)
+
+
+def test_hunting_for_what_is_new_reads_the_journal_only_where_something_is(
+    shell: Shell, tmp_path: Path
+) -> None:
+    def asked(_since: int) -> list[Any]:
+        raise AssertionError("the journal was read")
+
+    assert shell("hunt", "--new", "198.51.100.7").exit_code == 2
+    shell.stored = asked
+    assert shell.lines("hunt", "--new", "--json") == []
+    shell("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"))
+    # Times of indicators are whole seconds, and one of the same second is looked for twice.
+    time.sleep(1.1)
+    shell.stored = lambda _since: list(events_of_file(shell.recorded(tmp_path)))
+    (met,) = shell.lines("hunt", "--new", "--report", "--json")
+    assert (met["indicator"], met["host"]) == ("45.66.77.88", "web-1")
+    (parcel,) = Outbox(tmp_path / OUTBOX).parcels()
+    assert json.loads(parcel.lines[0])["rule"] == "SIB intel seen before"
+    shell.stored = asked
+    assert shell.lines("hunt", "--new", "--json") == []
+
+
+def test_an_event_is_explained_with_where_the_fleet_met_its_indicator(shell: Shell) -> None:
+    shell("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"))
+    stream, host = new_stream_id(), new_host_id()
+    journal = Journal.open(shell.journal.path)
+    lines = [connection_line("45.66.77.88"), connection_line("9.9.9.9")]
+    journal.append(
+        [
+            IncomingBatch(stream, host, HostName("web-1"), LineNumber(0), lines),
+            IncomingBatch(new_stream_id(), host, HostName("db-1"), LineNumber(0), lines[:1]),
+        ]
+    )
+    journal.close()
+    with JournalReader(shell.journal.path) as reader:
+        *_, last = events = reader.read(Seq(0))
+    bare = shell("explain", str(last.event_id)).output
+    assert "confidence 90" in bare
+    assert "seen before" not in bare
+    annotate = Annotator(shell.settings.directory, "journal")
+    annotate(events)
+    annotate.close()
+    said = shell("explain", str(last.event_id)).output
+    assert "fd.name: 45.66.77.88: exact address 45.66.77.88" in said
+    assert "seen before on web-1: 1 events" in said
+    (line,) = shell.lines("explain", f"{stream}/0", "--json")
+    assert line["indicators"][0]["seen_before"] == []
+    assert shell("explain", f"{stream}/1").output == "no indicator stands in this event\n"
+    unknown = shell("explain", f"{stream}/9").exception
+    assert isinstance(unknown, UnknownEventError)
+    assert unknown.exit_code == 8

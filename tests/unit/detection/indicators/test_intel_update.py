@@ -10,7 +10,6 @@ import pytest
 
 from sib_protocol.errors import FileAccessError
 from sib_server.detection.indicators.admission import Trouble
-from sib_server.detection.indicators.alarms import EVENTS_NAME, EventsFile
 from sib_server.detection.indicators.catalogue import FeedDefinition
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.merge import DAY
@@ -244,14 +243,3 @@ def test_trust_and_state_that_cannot_be_read(desk: Desk, tmp_path: Path, feed_se
     (good.directory / STATE_NAME).mkdir()
     with pytest.raises(FileAccessError):
         desk.update()
-
-
-def test_the_events_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sib_server.detection.indicators.alarms._MAX_BYTES", 10)
-    write = EventsFile(tmp_path)
-    for number in range(4):
-        write(b"line %d......" % number)
-    assert (tmp_path / EVENTS_NAME).read_bytes() == b"line 3......\n"
-    assert (tmp_path / f"{EVENTS_NAME}.1").read_bytes() == b"line 2......\n"
-    with pytest.raises(FileAccessError):
-        EventsFile(tmp_path / "none")(b"x")
