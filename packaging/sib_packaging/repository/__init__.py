@@ -1,0 +1,1 @@
+"""Makes a signed apt and dnf repository of packages, in one folder."""
