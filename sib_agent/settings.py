@@ -95,6 +95,156 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
+Glob = Annotated[str, Meta(pattern=r"^/[^\n\"]*$", max_length=1024)]
+ServerAddress = Annotated[str, Meta(pattern=r"^https://[^\s\"/]+$")]
+SourceName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+class LogsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which logs Alloy ships. A pattern may hold ``*`` and ``**``; files may come later."""
+
+    journal: Annotated[
+        bool | None,
+        Meta(
+            description="Read journald, and no syslog files. Null: where journald is, as it is with"
+            " systemd."
+        ),
+    ] = None
+    journal_hours: Annotated[
+        int, Meta(ge=0, le=168, description="How far back the first reading of the journal goes.")
+    ] = 12
+    auth: Annotated[
+        tuple[Glob, ...], Meta(description="Without journald: syslog files of sshd, sudo, su, ...")
+    ] = ("/var/log/auth.log", "/var/log/secure")
+    cron: Annotated[
+        tuple[Glob, ...], Meta(description="Without journald: cron's syslog files.")
+    ] = (
+        "/var/log/cron",
+        "/var/log/cron.log",
+    )
+    syslog: Annotated[tuple[Glob, ...], Meta(description="Without journald: syslog's others.")] = (
+        "/var/log/syslog",
+        "/var/log/messages",
+    )
+    web: Annotated[
+        tuple[Glob, ...],
+        Meta(description="Access logs of web servers, in the common or combined format."),
+    ] = (
+        "/var/log/nginx/*access*.log",
+        "/var/log/apache2/*access*.log",
+        "/var/log/httpd/*access_log",
+        "/var/log/lighttpd/access.log",
+    )
+    web_error: Annotated[tuple[Glob, ...], Meta(description="Their error logs.")] = (
+        "/var/log/nginx/*error*.log",
+        "/var/log/apache2/*error*.log",
+        "/var/log/httpd/*error_log",
+        "/var/log/lighttpd/error.log",
+    )
+    clamav: Annotated[tuple[Glob, ...], Meta(description="ClamAV's logs.")] = (
+        "/var/log/clamav/*.log",
+    )
+    ftp: Annotated[tuple[Glob, ...], Meta(description="vsftpd's log.")] = ("/var/log/vsftpd.log",)
+    guacamole: Annotated[tuple[Glob, ...], Meta(description="Guacamole's logs.")] = (
+        "/var/log/guacamole/*.log",
+    )
+    more: Annotated[
+        dict[SourceName, tuple[Glob, ...]],
+        Meta(description="Other files, by the value that the label 'source' gets."),
+    ] = {}
+
+
+class FalcoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What 'sib-agent setup' writes into Falco's configuration."""
+
+    enabled: Annotated[
+        bool,
+        Meta(description="False where another Falco appends to events.file, or none is wanted."),
+    ] = True
+    config: Annotated[Path, Meta(description="Where Falco's configuration is written.")] = Path(
+        "/etc/sib/falco.yaml"
+    )
+    home: Annotated[Path, Meta(description="Where the package sib-falco is.")] = Path(
+        "/usr/lib/sib-falco"
+    )
+    stock_rules: Annotated[
+        bool, Meta(description="Load the rules that came with Falco, too, where they are.")
+    ] = True
+    bundles: Annotated[
+        Path, Meta(description="Where the agent keeps rule bundles; 'current' is in force.")
+    ] = Path("/var/lib/sib-agent/bundles")
+    more_rules: Annotated[
+        tuple[Glob, ...], Meta(description="Rule files or folders of this host, loaded last.")
+    ] = ()
+    priority: Annotated[
+        Literal[
+            "emergency", "alert", "critical", "error", "warning", "notice", "informational", "debug"
+        ],
+        Meta(description="The least severe rules that are loaded."),
+    ] = "debug"
+    more_fields: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.]*(\[[^\]\n]*\])?$")], ...],
+        Meta(description="Falco fields that every event of a system call shall carry, too."),
+    ] = ()
+    buffer_preset: Annotated[
+        int,
+        Meta(ge=1, le=10, description="Size of the kernel's buffers: 4 is 8 MiB each, 5 16, ..."),
+    ] = 4
+    queue_capacity: Annotated[
+        int,
+        Meta(ge=100, description="Alerts that may wait inside Falco; what is over is dropped."),
+    ] = 10_000
+    metrics_port: Annotated[Port, Meta(description="Falco's metrics, on loopback.")] = 8765
+
+
+class AlloySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What 'sib-agent setup' writes into Alloy's configuration."""
+
+    enabled: Annotated[bool, Meta(description="False where no logs and metrics are wanted.")] = True
+    config: Annotated[Path, Meta(description="Where Alloy's configuration is written.")] = Path(
+        "/etc/sib/config.alloy"
+    )
+    home: Annotated[Path, Meta(description="Where the package sib-alloy is.")] = Path(
+        "/usr/lib/sib-alloy"
+    )
+    server: Annotated[
+        ServerAddress | None,
+        Meta(description="Where logs and metrics go. Null: the identity's first server."),
+    ] = None
+    listen: Annotated[
+        str,
+        Meta(
+            pattern=r"^127\.[0-9.]+:[0-9]+$",
+            description="Alloy's own page and metrics; the unit sib-alloy says the same.",
+        ),
+    ] = "127.0.0.1:12345"
+    metrics: Annotated[bool, Meta(description="Ship the host's metrics.")] = True
+    scrape_seconds: Annotated[
+        int, Meta(ge=5, le=3600, description="How often metrics are taken.")
+    ] = 60
+    collectors: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_]+$")], ...],
+        Meta(description="The unix exporter's collectors."),
+    ] = (
+        "cpu",
+        "diskstats",
+        "filefd",
+        "filesystem",
+        "loadavg",
+        "meminfo",
+        "netdev",
+        "netstat",
+        "os",
+        "pressure",
+        "sockstat",
+        "stat",
+        "time",
+        "timex",
+        "uname",
+        "vmstat",
+    )
+
+
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that /etc/sib/agent.yaml may say."""
 
@@ -105,3 +255,6 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsSettings = MetricsSettings()
     status: StatusSettings = StatusSettings()
     log: LogSettings = LogSettings()
+    logs: LogsSettings = LogsSettings()
+    falco: FalcoSettings = FalcoSettings()
+    alloy: AlloySettings = AlloySettings()

@@ -61,7 +61,11 @@ SERVER: Final = Package(
 AGENT: Final = Package(
     name="sib-agent",
     summary="SIEM in a Box: agent that brings a host's events to the server",
-    units=("sib-agent.target", "sib-agent.path", "sib-agent.service"),
+    units=(
+        *("sib-agent.target", "sib-agent.path", "sib-agent-setup.path", "sib-falco-reload.path"),
+        "sib-agent.service",
+    ),
+    unit_files=("sib-agent-setup.service", "sib-falco-reload.service"),
     state=("/var/lib/sib-agent", "/var/lib/sib-falco"),
     config=(("agent.yaml", "/etc/sib/agent.yaml"),),
     depends_deb=("systemd", *_PYTHON_DEB),

@@ -14,8 +14,10 @@ from sib_protocol import __version__
 from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
 
+_LAZY = {"setup": "sib_agent.cli.setup:setup"}
 
-@click.group(cls=SibGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=SibGroup, lazy=_LAZY, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -16,6 +16,8 @@ OURS = {
     "sib-server-hunt.service",
     "sib-server-intel.service",
     "sib-agent.service",
+    "sib-agent-setup.service",
+    "sib-falco-reload.service",
 }
 FALCO = "sib-falco.service"
 

@@ -1,0 +1,1 @@
+"""``sib-agent setup``: the configuration of Falco and Alloy on this host, from the settings."""
