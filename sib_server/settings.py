@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from sib_server.detection.indicators.settings import IntelSettings
+from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.events.settings import JournalSettings
 from sib_server.events.sinks.settings import FalcosidekickSinkSettings, LokiSinkSettings
 from sib_server.fleet.health import HealthLimits
@@ -179,4 +180,5 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsSettings = MetricsSettings()
     intel: IntelSettings = IntelSettings()
     sigma: SigmaSettings = SigmaSettings()
+    detection: DetectionSettings = DetectionSettings()
     log: LogSettings = LogSettings()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sib_server.detection.rules.findings import Finding, LintName, Place, Severity
 from sib_server.detection.rules.items import (
@@ -215,7 +215,7 @@ class _Collector:
     def _changed(self, before: Rule, item: RuleItem) -> Rule:
         """The rule with an override, an appended item or a bare switch applied."""
         if item.append:
-            operations = {key: Operation.APPEND for key in item.texts}
+            operations = dict.fromkeys(item.texts, Operation.APPEND)
             operations |= {"tags": Operation.APPEND, "exceptions": Operation.APPEND}
         else:
             operations = item.override or {"enabled": Operation.REPLACE}
@@ -238,12 +238,11 @@ class _Collector:
             elif key in item.texts and key != "source":
                 text = item.texts[key]
                 joined = _joined(getattr(before, key), text) if adds else text
-                after = replace(after, **{key: joined})
+                changed: dict[str, Any] = {key: joined}
+                after = replace(after, **changed)
         return replace(after, changes=(*before.changes, item.place))
 
-    def _merged(
-        self, before: Rule, given: tuple[RuleException, ...]
-    ) -> tuple[RuleException, ...]:
+    def _merged(self, before: Rule, given: tuple[RuleException, ...]) -> tuple[RuleException, ...]:
         merged = {exception.name: exception for exception in before.exceptions}
         for exception in given:
             known = merged.get(exception.name)

@@ -8,7 +8,7 @@ often as it is repeated. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import yaml
 
@@ -122,7 +122,7 @@ class _Composer:
         return found
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
-        line = event.start_mark.line + 1
+        line = _line(event.start_mark)
         before = self._count
         self._spend(1, line)
         if isinstance(event, yaml.AliasEvent):
@@ -141,8 +141,9 @@ class _Composer:
             node = Sequence(tuple(self._members(yaml.SequenceEndEvent, depth)), line)
         else:
             node = self._mapping(depth, line)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = (node, self._count - before, _height(node))
+        anchor = getattr(event, "anchor", None)
+        if anchor is not None:
+            self._anchors[anchor] = (node, self._count - before, _height(node))
         return node
 
     def _members(self, end: type[yaml.Event], depth: int) -> Iterator[Node]:
@@ -176,11 +177,17 @@ def _height(node: Node) -> int:
     return 1 + max(map(_height, parts), default=0)
 
 
+def _line(mark: Any) -> int:
+    """Of a mark of either of the library's two parsers, whose types say that it may be missing."""
+    line: int = mark.line
+    return line + 1
+
+
 def _scalar(event: yaml.ScalarEvent) -> Scalar:
     return Scalar(
         event.value,
-        event.start_mark.line + 1,
-        event.end_mark.line + 1,
+        _line(event.start_mark),
+        _line(event.end_mark),
         plain=not event.style,
         block=event.style in ("|", ">"),
     )

@@ -52,7 +52,7 @@ _TRUE: Final = frozenset({"true", "yes", "y", "on"})
 _FALSE: Final = frozenset({"false", "no", "n", "off"})
 
 
-class _Bad(Exception):
+class _Bad(Exception):  # noqa: N818 - never leaves this module
     """An item that cannot be used; the finding is the argument."""
 
     def __init__(self, line: int, reason: str) -> None:

@@ -78,9 +78,7 @@ def read_sidecars(file: str, content: bytes) -> tuple[list[Sidecar], list[Findin
     return found, findings
 
 
-def by_rule(
-    sidecars: Iterable[Sidecar], findings: list[Finding]
-) -> dict[str, Sidecar]:
+def by_rule(sidecars: Iterable[Sidecar], findings: list[Finding]) -> dict[str, Sidecar]:
     """Entries by their rules' names; a second one for a rule is reported and left out."""
     found: dict[str, Sidecar] = {}
     for sidecar in sidecars:

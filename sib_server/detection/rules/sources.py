@@ -158,9 +158,7 @@ def _read(paths: Iterable[Path], origin: Origin) -> Sources:
             entries, wrong = read_sidecars(str(beside), drills[beside.name])
             sidecars += entries
             findings += wrong
-    return Sources(
-        tuple(files), drills, tuple(sidecars), ordered(findings), origin is Origin.FALCO
-    )
+    return Sources(tuple(files), drills, tuple(sidecars), ordered(findings), origin is Origin.FALCO)
 
 
 def _indicators(settings: ServerSettings) -> Sources:
