@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sib_agent.setup.falco_config import CONTAINER_PLUGIN, STOCK_RULES, FalcoFiles
-from sib_agent.setup.units import UNITS
 from sib_protocol.machine_facts import (
     find_clock,
     find_container,
@@ -19,10 +18,9 @@ from sib_protocol.machine_facts import (
     find_listeners,
     find_memory,
 )
+from sib_protocol.units import booted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sib_agent.settings import AgentSettings, FalcoSettings
     from sib_protocol.machine import Clock, Container, Disk, Listener, Memory
 
@@ -92,11 +90,6 @@ def ask(*command: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def booted() -> bool:
-    """Whether systemd runs here."""
-    return Path("/run/systemd/system").is_dir()
-
-
 def find_falco(settings: FalcoSettings) -> FalcoFiles:
     """What of Falco is in its place."""
     home = settings.home
@@ -156,15 +149,3 @@ def other_units(listing: str) -> tuple[str, ...]:
     """The names in a listing of ``systemctl list-units --plain --no-legend``, but for ours."""
     names = (line.split(maxsplit=1)[0] for line in listing.splitlines() if line.strip())
     return tuple(name for name in names if not name.startswith("sib-"))
-
-
-def unit_states(units: Sequence[str] = UNITS) -> dict[str, str]:
-    """``systemctl``'s word for each unit: ``active``, ``inactive``, ``failed``, ...
-
-    Empty where systemd does not run.
-    """
-    if not booted():
-        return {}
-    text = ask("systemctl", "show", "-P", "ActiveState", *units) or ""
-    states = [line for line in text.splitlines() if line]
-    return dict(zip(units, states, strict=False))

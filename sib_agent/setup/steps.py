@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sib_agent.settings import DEFAULT_PATH
 from sib_agent.setup.alloy_config import render_alloy
-from sib_agent.setup.facts import ask, booted
+from sib_agent.setup.facts import ask
 from sib_agent.setup.falco_config import probe_path, render_falco, render_probe
 from sib_agent.setup.units import ALLOY_UNIT, FALCO_UNIT
 from sib_protocol.checks import Finding, failed, skipped, warning, well
@@ -24,6 +24,7 @@ from sib_protocol.generated import (
     write_files,
 )
 from sib_protocol.identity import NotEnrolledError
+from sib_protocol.units import booted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

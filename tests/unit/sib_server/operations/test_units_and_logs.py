@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from sib_protocol.errors import ExitCode
 from sib_protocol.journalctl import PROGRAM, journalctl
 from sib_protocol.settings import parse_settings
+from sib_protocol.units import parse_show, show_command
 from sib_server.cli import logs as logs_module
 from sib_server.cli.logs import logs
 from sib_server.operations.stores import ask, store_urls
-from sib_server.operations.units import UNITS, parse_show, show_command
+from sib_server.operations.units import UNITS
 from sib_server.settings import ServerSettings
 
 SHOWN = """\
@@ -45,7 +46,7 @@ ActiveState=active
 
 
 def test_units_that_are_installed_and_ours_are_read() -> None:
-    server, loki = parse_show(SHOWN)
+    server, loki = parse_show(SHOWN, UNITS)
     assert (server.component, server.active, server.restarts, server.troubled) == (
         "server",
         "active",
@@ -60,7 +61,7 @@ def test_what_systemd_says_in_truth_can_be_read() -> None:
     done = subprocess.run(
         show_command(tuple(UNITS.values())), capture_output=True, text=True, check=False
     )
-    assert isinstance(parse_show(done.stdout), list)
+    assert isinstance(parse_show(done.stdout, UNITS), list)
 
 
 def test_a_log_command_is_put_together() -> None:
