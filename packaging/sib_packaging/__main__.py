@@ -55,6 +55,7 @@ def main() -> int:
             version=given.version or version(),
             epoch=epoch(),
             components=given.components,
+            falco=lock.get("falco"),
             say=say,
         )
     except PackagingError as error:

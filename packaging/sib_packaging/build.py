@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from sib_packaging.components import Component
 from sib_packaging.errors import PackagingError
-from sib_packaging.fetch import fetch
+from sib_packaging.fetch import checksum, fetch
+from sib_packaging.given import given_version, take, take_given
 from sib_packaging.manual import manual_files
 from sib_packaging.packages import Package, component_package
 from sib_packaging.sbom import Material, render
@@ -43,6 +40,7 @@ class Build:
         version: SIB's.
         epoch: SOURCE_DATE_EPOCH.
         components: a folder ``NAME/NAME`` of programs, or None to fetch.
+        falco: whose own rules go to the server, or None.
         say: told what happens.
     """
 
@@ -54,6 +52,7 @@ class Build:
     version: str
     epoch: int
     components: Path | None
+    falco: Component | None
     say: Callable[[str], None]
 
 
@@ -96,7 +95,14 @@ def build_python(build: Build, package: Package) -> Path:
             )
             for item in found
         ]
-        shutil.copy(build.root / "docs/guide.md", _made(doc) / "guide.md")
+        for guide in sorted((build.root / "docs").glob("*.md")):
+            shutil.copy(guide, _made(doc) / guide.name)
+        share = stage / "usr/share" / package.name
+        for name in package.data:
+            if (build.root / name).is_dir():
+                shutil.copytree(build.root / name, share / name)
+        if "rules" in package.data and build.falco is not None:
+            materials += _falco_rules(build, build.falco, share / "falco-rules")
         return _pack(
             build,
             package,
@@ -117,103 +123,67 @@ def build_component(build: Build, component: Component) -> Path:
     with tempfile.TemporaryDirectory(prefix="sib-build-") as temporary:
         stage = Path(temporary) / "stage"
         home = _made(stage / "usr/lib" / package.name)
-        sha256 = ""
         if build.components is not None:
-            _take_given(build.components / component.name, component.name, home)
+            folder = build.components / component.name
+            version = given_version(component, folder)
+            sha256 = checksum(take_given(folder, component.name, home))
+            purl = f"pkg:generic/{component.name}@{version}"
         else:
-            archive = component.archive(build.architecture)
-            path = fetch(
-                archive, build.cache, lambda here, all_: _progress(archive.name, here, all_)
-            )
-            sha256 = archive.sha256
-            take(path, component.files, build.architecture, home)
-        material = Material(
-            component.name,
-            component.version,
-            f"pkg:github/{component.source.removeprefix('https://github.com/')}@v{component.version}",
-            component.licence,
-            sha256,
-        )
+            version = component.version
+            take(_fetched(build, component), component.files, build.architecture, home)
+            sha256 = component.archive(build.architecture).sha256
+            purl = _purl(component)
+        material = Material(component.name, version, purl, component.licence, sha256)
         return _pack(
             build,
             package,
-            version=component.version,
+            version=version,
             licence=component.licence,
             stage=stage,
             materials=[material],
         )
 
 
+def _purl(component: Component) -> str:
+    repository = component.source.removeprefix("https://github.com/")
+    return f"pkg:github/{repository}@v{component.version}"
+
+
+def _fetched(build: Build, component: Component) -> Path:
+    archive = component.archive(build.architecture)
+    return fetch(archive, build.cache, lambda here, all_: _progress(archive.name, here, all_))
+
+
+def _falco_rules(build: Build, falco: Component, place: Path) -> list[Material]:
+    """Falco's own rules, which rules are checked against; without them the server says so."""
+    if build.components is None:
+        rules = {"*/etc/falco/falco_rules.yaml": "falco_rules.yaml"}
+        try:
+            take(_fetched(build, falco), rules, build.architecture, place)
+        except PackagingError as error:
+            build.say(f"sib-server is built without Falco's own rules: {error}")
+            return []
+        sha256 = falco.archive(build.architecture).sha256
+        return [Material("falco-rules", falco.version, _purl(falco), falco.licence, sha256)]
+    folder = build.components / "falco"
+    found = sorted((folder / "rules").glob("*.yaml"))
+    if not found:
+        build.say(f"sib-server is built without Falco's own rules: none in {folder / 'rules'}")
+    version = given_version(falco, folder)
+    for path in found:
+        shutil.copy(path, _made(place) / path.name)
+    return [
+        Material(
+            path.name, version, f"pkg:generic/{path.name}@{version}", falco.licence, checksum(path)
+        )
+        for path in found
+    ]
+
+
 def _progress(name: str, here: int, all_: int | None) -> None:
     if sys.stderr.isatty():
         share = f"{100 * here // all_:3d} %" if all_ else ""
         sys.stderr.write(f"\r{name}: {here >> 20} MiB {share}")
-
-
-def _take_given(folder: Path, name: str, home: Path) -> None:
-    program = folder / name
-    if not program.is_file():
-        raise PackagingError(f"{program} is not there: put the program there, or leave it out")
-    place = home / {"grafana": "bin/grafana", "falco": "bin/falco"}.get(name, name)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(program, place)
-    place.chmod(0o755)
-
-
-def take(archive: Path, files: dict[str, str], architecture: str, home: Path) -> None:
-    """Take the wanted files out of an archive.
-
-    Args:
-        archive: .zip or .tar.gz.
-        files: as in Component.
-        architecture: replaces ``{arch}``.
-        home: where they go.
-
-    Raises:
-        PackagingError: one is not in it, or leads elsewhere.
-    """
-    wanted = {name.replace("{arch}", architecture): place for name, place in files.items()}
-    missing = set(wanted)
-    for name, mode, content in _members(archive):
-        if name.startswith("/") or ".." in name.split("/"):
-            raise PackagingError(f"{archive.name} has a file {name}")
-        for pattern, place in wanted.items():
-            target = _target(name, pattern, place)
-            if target is None:
-                continue
-            missing.discard(pattern)
-            path = home / target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content())
-            path.chmod(0o755 if mode & 0o111 or not pattern.endswith("/") else 0o644)
-            break
-    if missing:
-        raise PackagingError(f"{archive.name} has no {', '.join(sorted(missing))}")
-
-
-def _target(name: str, pattern: str, place: str) -> str | None:
-    parts, wanted = name.split("/"), pattern.rstrip("/").split("/")
-    if len(parts) < len(wanted) or not all(map(fnmatch.fnmatchcase, parts, wanted)):
-        return None
-    rest = parts[len(wanted) :]
-    if pattern.endswith("/"):
-        return place + "/".join(rest) if rest else None
-    return None if rest else place
-
-
-def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    if archive.name.endswith(".zip"):
-        with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
-                if not entry.is_dir():
-                    yield entry.filename, entry.external_attr >> 16, partial(opened.read, entry)
-        return
-    with tarfile.open(archive) as opened_tar:
-        for member in opened_tar:
-            if member.isreg():
-                file = opened_tar.extractfile(member)
-                assert file is not None  # noqa: S101  (a regular file has content)
-                yield member.name.removeprefix("./"), member.mode, file.read
 
 
 def _made(directory: Path) -> Path:

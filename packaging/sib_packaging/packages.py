@@ -25,6 +25,7 @@ class Package:
         recommends: installed along, where they can be had.
         module: what the command starts, or '' for a component.
         own: SIB's own Python packages in it.
+        data: folders of the checkout, where they are there, that go below /usr/share/NAME.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Package:
     recommends: tuple[str, ...] = ()
     module: str = ""
     own: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 SERVER: Final = Package(
@@ -57,6 +59,7 @@ SERVER: Final = Package(
     recommends=("sib-loki", "sib-prometheus", "sib-grafana", "sib-falcosidekick"),
     module="sib_server.cli",
     own=("sib_protocol", "sib_server"),
+    data=("rules", "dashboards"),
 )
 AGENT: Final = Package(
     name="sib-agent",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 CACHE = Path(os.environ.get("SIB_E2E_CACHE", Path.home() / ".cache" / "sib-e2e"))
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,python3,sudo"
+_PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,python3,sudo,rpm"
 
 
 def need() -> None:
@@ -41,10 +42,10 @@ def run(*command: str, timeout: float = 60, stdin: str | None = None) -> str:
 
 def base(suite: str) -> Path:
     """The unpacked base system, made once (about half a minute) and kept."""
-    root = CACHE / suite
+    root = CACHE / f"{suite}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
     if not root.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        partial = CACHE / f"{suite}.part"
+        partial = root.with_suffix(".part")
         shutil.rmtree(partial, ignore_errors=True)
         run(
             *("mmdebstrap", "--variant=apt", f"--include={_PACKAGES}", suite, str(partial)),

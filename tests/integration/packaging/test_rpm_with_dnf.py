@@ -55,6 +55,7 @@ def plan(work: Path) -> Iterator[Plan]:
         version="1.2.3",
         epoch=1_700_000_000,
         components=work / "components",
+        falco=None,
         say=lambda _text: None,
     )
     build_component(build, LOCK["loki"])

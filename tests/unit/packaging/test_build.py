@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import re
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sib_packaging.build import Build, build_component, build_python
-from sib_packaging.components import parse_lock
+from sib_packaging.build import Build, _falco_rules, build_component, build_python
+from sib_packaging.components import Archive, parse_lock
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import checksum
-from sib_packaging.packages import AGENT
+from sib_packaging.packages import AGENT, SERVER
 from sib_packaging.trees import plan, unpack
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +38,7 @@ def build(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
         version="1.2.3",
         epoch=1_700_000_000,
         components=tmp_path / "components",
+        falco=LOCK["falco"],
         say=lambda _text: None,
     )
 
@@ -60,7 +65,9 @@ def test_a_components_package_holds_what_it_should(build: Build, tmp_path: Path)
         assert (found / "usr/lib" / path).is_file()
     bill = json.loads((found / "usr/share/doc/sib-loki/sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
-    assert [item["version"] for item in bill["components"]] == ["3.7.8"]
+    given = bill["components"][0]
+    assert (given["version"], given["purl"]) == ("3.7.8~given", "pkg:generic/loki@3.7.8~given")
+    assert given["hashes"][0]["content"] == hashlib.sha256(b"\x7fELF").hexdigest()
     for script in ("preinst", "postinst", "prerm", "postrm"):
         assert f"phase={script}\n" in (found / "DEBIAN" / script).read_text()
 
@@ -71,6 +78,88 @@ def test_a_program_that_is_not_there_is_named(build: Build) -> None:
     fetching = replace(build, components=None, architecture="arm64")
     with pytest.raises(PackagingError, match=r"alloy 1\.18\.1 on arm64"):
         build_component(fetching, LOCK["alloy"])
+
+
+def test_what_belongs_to_a_given_program_is_taken_along(build: Build, tmp_path: Path) -> None:
+    for name in (
+        *("falco/falco", "falco/rules/falco_rules.yaml", "falco/plugins/libcontainer.so"),
+        *("grafana/grafana", "grafana/public/a/b.js", "grafana/conf/defaults.ini"),
+    ):
+        path = tmp_path / "components" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "components/falco/VERSION").write_text("0.44.9\n")
+    falco = build_component(build, LOCK["falco"])
+    assert falco.name == "sib-falco_0.44.9_amd64.deb"
+    home = contents(falco, tmp_path / "f") / "usr/lib/sib-falco"
+    assert (home / "etc/falco_rules.yaml").is_file()
+    assert (home / "share/plugins/libcontainer.so").is_file()
+    home = contents(build_component(build, LOCK["grafana"]), tmp_path / "g") / "usr/lib/sib-grafana"
+    files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    assert files == {"bin/grafana", "public/a/b.js", "conf/defaults.ini"}
+
+
+def test_falcos_archive_gives_its_rules_to_both_sides(build: Build, tmp_path: Path) -> None:
+    top = "falco-0.44.1-x86_64"
+    archive = tmp_path / "falco.tar.gz"
+    with tarfile.open(archive, "w:gz") as opened:
+        for name in (
+            *("usr/bin/falco", "usr/share/falco/plugins/libcontainer.so"),
+            *("etc/falco/falco_rules.yaml", "etc/falco/falco.yaml", "usr/src/x"),
+        ):
+            entry = tarfile.TarInfo(f"{top}/{name}")
+            entry.size = 1
+            opened.addfile(entry, io.BytesIO(b"x"))
+    sha256 = checksum(archive)
+    locked = replace(
+        LOCK["falco"], archives={"amd64": Archive("https://x.example/falco.tar.gz", sha256)}
+    )
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    archive.rename(cache / f"{sha256[:16]}-falco.tar.gz")
+    fetching = replace(build, components=None, cache=cache, falco=locked)
+    home = contents(build_component(fetching, locked), tmp_path / "f") / "usr/lib/sib-falco"
+    files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    assert files == {
+        *("bin/falco", "share/plugins/libcontainer.so"),
+        *("etc/falco_rules.yaml", "etc/falco.yaml"),
+    }
+    place = tmp_path / "rules"
+    assert [item.name for item in _falco_rules(fetching, locked, place)] == ["falco-rules"]
+    assert [path.name for path in place.iterdir()] == ["falco_rules.yaml"]
+    said: list[str] = []
+    lacking = replace(fetching, architecture="arm64", say=said.append)
+    assert _falco_rules(lacking, locked, tmp_path / "none") == []
+    assert "without Falco's own rules" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_servers_package_is_complete_and_not_large(build: Build, tmp_path: Path) -> None:
+    rules = tmp_path / "components/falco/rules/falco_rules.yaml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text("[]\n")
+    package = build_python(build, SERVER)
+    assert package.stat().st_size < 80_000_000
+    found = contents(package, tmp_path / "x")
+    share = found / "usr/share/sib-server"
+    assert (share / "falco-rules/falco_rules.yaml").is_file()
+    shipped = {path.relative_to(share) for path in (share / "rules").rglob("*") if path.is_file()}
+    ours = {path.relative_to(ROOT) for path in (ROOT / "rules").rglob("*") if path.is_file()}
+    assert shipped == ours
+    doc = found / "usr/share/doc/sib-server"
+    bill = json.loads((doc / "sbom.cdx.json").read_text())
+    assert {"falco_rules.yaml", "starlette"} <= {item["name"] for item in bill["components"]}
+    # What a unit points to as its documentation is there.
+    for unit in (found / "usr/lib/systemd/system").iterdir():
+        for place in re.findall(r"(?m)^Documentation=file://(\S+)$", unit.read_text()):
+            assert (found / place.removeprefix("/")).is_file(), unit
+    command = (found / "usr/bin/sib-server").read_text()
+    assert 'exec "/usr/bin/python$version" -I -S -B ' in command
+    # Not one file of the distribution's, nor a place to write to.
+    assert {path.name for path in (found / "usr/lib").iterdir()} == {
+        *("sib-server", "systemd", "sysusers.d", "tmpfiles.d")
+    }
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sib_packaging.build import take
 from sib_packaging.components import Archive, parse_lock
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import fetch
+from sib_packaging.given import take
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -52,6 +52,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory, gnupg: Path) -> Plan:
             version="1.2.3",
             epoch=EPOCH,
             components=work / "components",
+            falco=None,
             say=lambda _text: None,
         )
         for name in ("loki", "prometheus"):
@@ -131,9 +132,9 @@ def test_the_same_packages_make_the_same_repository(plan: Plan) -> None:
         "README.html",
         "sib.asc",
         "deb/dists/stable/InRelease",
-        "deb/pool/main/sib-loki/sib-loki_3.7.8-1_amd64.deb",
+        "deb/pool/main/sib-loki/sib-loki_3.7.8~given-1_amd64.deb",
         "rpm/x86_64/repodata/repomd.xml.asc",
-        "rpm/x86_64/sib-loki-3.7.8-1.x86_64.rpm",
+        "rpm/x86_64/sib-loki-3.7.8~given-1.x86_64.rpm",
     } <= first.keys()
 
 
@@ -142,7 +143,7 @@ def test_apt_takes_what_is_signed(apt: Apt) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     done = apt.run("download", "sib-loki")
     assert done.returncode == 0, done.stderr
-    assert read_deb(apt.home / "sib-loki_3.7.8-1_amd64.deb").version == "3.7.8-1"
+    assert read_deb(apt.home / "sib-loki_3.7.8~given-1_amd64.deb").version == "3.7.8~given-1"
 
 
 def test_apt_refuses_what_is_changed_or_signed_by_another(
@@ -169,7 +170,7 @@ def test_apt_refuses_what_is_changed_or_signed_by_another(
 
 def test_apt_refuses_a_package_that_is_not_the_indexed_one(apt: Apt, plan: Plan) -> None:
     assert apt.run("update").returncode == 0
-    path = plan.output / "deb/pool/main/sib-loki/sib-loki_3.7.8-1_amd64.deb"
+    path = plan.output / "deb/pool/main/sib-loki/sib-loki_3.7.8~given-1_amd64.deb"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert apt.run("download", "sib-loki").returncode == 100
 
