@@ -29,6 +29,7 @@ from sib_server.events.sinks.delivery import Delivery
 from sib_server.events.sinks.falcosidekick import FalcosidekickSink
 from sib_server.events.sinks.loki import LokiSink
 from sib_server.events.writer import JournalWriter
+from sib_server.fleet.adoption import read_window
 from sib_server.fleet.enrollment import Fleet
 from sib_server.fleet.routes import FleetRoutes
 from sib_server.listener.listener import Listener, bind, server_context
@@ -118,7 +119,12 @@ class ServerDaemon:
             certificate.certificate_path,
             certificate.key_path,
         )
-        fleet = Fleet(state, self._authority, settings.fleet.policy())
+        fleet = Fleet(
+            state,
+            self._authority,
+            settings.fleet.policy(),
+            adoption=read_window(settings.pki.directory),
+        )
 
         self._loop = asyncio.get_running_loop()
         self._bell = CommitBell(self._loop)

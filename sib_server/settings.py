@@ -18,6 +18,7 @@ from sib_server.fleet.health import HealthLimits
 from sib_server.fleet.limits import Rate
 from sib_server.fleet.policy import FleetPolicy
 from sib_server.listener.gate import GateLimits
+from sib_server.operations.settings import BackupSettings
 from sib_server.stack.push.settings import PushSettings
 
 DEFAULT_PATH: Final = Path("/etc/sib/server.yaml")
@@ -181,4 +182,5 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intel: IntelSettings = IntelSettings()
     sigma: SigmaSettings = SigmaSettings()
     detection: DetectionSettings = DetectionSettings()
+    backup: BackupSettings = BackupSettings()
     log: LogSettings = LogSettings()

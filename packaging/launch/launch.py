@@ -9,7 +9,17 @@ PACKAGE = "@PACKAGE@"
 MODULE = "@MODULE@"
 # These change or look at what is not the daemon's own, and take care of owners themselves.
 AS_ROOT = frozenset(
-    ("setup", "doctor", "logs", "backup", "restore", "uninstall", "drill", "disk-guard")
+    (
+        "setup",
+        "doctor",
+        "logs",
+        "backup",
+        "backup-key",
+        "restore",
+        "uninstall",
+        "drill",
+        "disk-guard",
+    )
 )
 
 

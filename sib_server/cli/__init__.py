@@ -14,12 +14,15 @@ from sib_server.cli.context import ServerContext
 from sib_server.settings import DEFAULT_PATH, ServerSettings
 
 _COMMANDS: Final = {
+    "backup": "sib_server.cli.backup:backup",
+    "backup-key": "sib_server.cli.backup:backup_key",
     "ca": "sib_server.cli.ca:ca",
     "events": "sib_server.cli.events:events",
     "host": "sib_server.cli.host:host",
     "intel": "sib_server.cli.intel:intel",
     "journal": "sib_server.cli.journal:journal",
     "logs": "sib_server.cli.logs:logs",
+    "restore": "sib_server.cli.backup:restore",
     "serve": "sib_server.cli.serve:serve",
     "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",
@@ -56,5 +59,5 @@ def main(ctx: click.Context, config: Path | None) -> None:
         settings = ServerSettings()
     else:
         settings = load_settings(config or DEFAULT_PATH, ServerSettings)
-    ctx.obj = ServerContext(settings)
+    ctx.obj = ServerContext(settings, config or DEFAULT_PATH)
     ctx.call_on_close(ctx.obj.close)

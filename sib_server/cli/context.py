@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,10 +28,14 @@ class ServerContext:
 
     Args:
         settings: from the settings file.
+        settings_file: where that is, or would be.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(
+        self, settings: ServerSettings, settings_file: Path = Path("/etc/sib/server.yaml")
+    ) -> None:
         self.settings = settings
+        self.settings_file = settings_file
 
     @cached_property
     def machine(self) -> str:

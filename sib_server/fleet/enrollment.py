@@ -27,6 +27,7 @@ from sib_protocol.keys import verify_proof
 from sib_protocol.messages import CertificateAnswer
 from sib_server.errors import BadRequestError, RefusedError, TooManyAttemptsError
 from sib_server.fleet import hosts as registry
+from sib_server.fleet.adoption import adopt, find_adoptable
 from sib_server.fleet.health import HealthState, health_state
 from sib_server.fleet.limits import AttemptLimiter
 from sib_server.fleet.policy import AuthenticatedHost, FleetPolicy, Removal
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from sib_protocol.messages import EnrollRequest, HealthReport, RenewExpired, RenewRequest
+    from sib_server.fleet.adoption import AdoptionWindow
     from sib_server.fleet.hosts import HostRecord
     from sib_server.pki.authority import Authority
     from sib_server.pki.ledger import IssuedCertificate
@@ -83,6 +85,7 @@ class Fleet:
         policy: see :class:`FleetPolicy`.
         clock: nanoseconds since 1970 UTC.
         monotonic: seconds, never going back; for the limits on attempts.
+        adoption: which certificates a restored ledger takes in; ``None``: none.
     """
 
     def __init__(
@@ -93,12 +96,14 @@ class Fleet:
         *,
         clock: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
+        adoption: AdoptionWindow | None = None,
     ) -> None:
         self._state = state
         self._authority = authority
         self._policy = policy or FleetPolicy()
         self._clock = clock
         self._monotonic = monotonic
+        self._adoption = adoption
         self._limiter = AttemptLimiter(self._policy.each, self._policy.together)
         self._limiter_lock = threading.Lock()
 
@@ -212,8 +217,7 @@ class Fleet:
         except UNREADABLE as error:
             raise BadCertificateError("the expired certificate is not PEM") from error
         der = certificate.public_bytes(serialization.Encoding.DER)
-        with self._state.read() as connection:
-            old = ledger.find_by_der(connection, der)
+        old = self._find(der)
         if old is None:
             raise UnknownCertificateError(format(certificate.serial_number, "x"))
         if not verify_proof(certificate, request.csr, request.proof):
@@ -266,8 +270,7 @@ class Fleet:
             NotAHostCertificateError, UnknownCertificateError, RemovedHostError,
             RevokedCertificateError, ExpiredCertificateError, StateUnavailableError
         """
-        with self._state.read() as connection:
-            found = ledger.find_by_der(connection, der)
+        found = self._find(der)
         if found is None:
             raise UnknownCertificateError(parse_peer(der).serial)
         now = self._clock()
@@ -278,6 +281,25 @@ class Fleet:
             with self._state.begin(durable=False) as connection:
                 ledger.mark_used(connection, found.serial, now)
         return AuthenticatedHost(found.host_id, found.host_name, found.serial, found.not_after)
+
+    def _find(self, der: bytes) -> IssuedCertificate | None:
+        """A certificate in the ledger; after a restore perhaps only now taken into it."""
+        with self._state.read() as connection:
+            found = ledger.find_by_der(connection, der)
+        if found is not None or self._adoption is None:
+            return found
+        unknown = find_adoptable(der, self._authority.certificate, self._adoption)
+        if unknown is None:
+            return None
+        try:
+            with self._state.begin() as connection:
+                # Two requests of a host may come at once.
+                if ledger.find_by_der(connection, der) is None:
+                    adopt(connection, unknown, self._clock())
+                return ledger.find_by_der(connection, der)
+        except registry.HostNameTakenError as error:
+            _LOG.warning("a host is not taken up after the restore: %s", error.problem)
+            return None
 
     def record_health(
         self,
