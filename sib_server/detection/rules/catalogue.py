@@ -69,7 +69,7 @@ class Entry:
 def rule_id(rule: Rule, sidecars: Mapping[str, Sidecar]) -> str:
     """The id of a rule; see :class:`Entry`."""
     sidecar = sidecars.get(rule.name)
-    if sidecar is not None and sidecar.id:
+    if sidecar is not None:
         return sidecar.id
     for tag in rule.tags:
         if rule.origin is Origin.SIGMA and tag.startswith(_SIGMA_TAG):
@@ -103,7 +103,7 @@ def _entry(
         replace(rule, enabled=enabled),
         tuple(tag.removeprefix(TACTIC_TAG) for tag in rule.tags if tag.startswith(TACTIC_TAG)),
         tuple(tag for tag in rule.tags if TECHNIQUE.fullmatch(tag)),
-        sidecar.drill if sidecar is not None else False,
+        sidecar is not None,
         sidecar.quiet_cases if sidecar is not None else 0,
         content_hash(rule, sidecar.content if sidecar is not None else "", resolver),
     )

@@ -15,6 +15,7 @@ from sib_server.detection.rules.catalogue import Entry, catalogue
 from sib_server.detection.rules.collect import Origin, collect
 from sib_server.detection.rules.emit import decided_documents, rules_file, source_documents
 from sib_server.detection.rules.findings import Severity, ordered
+from sib_server.detection.rules.lints import lint
 from sib_server.detection.rules.sidecars import by_rule
 from sib_server.detection.rules.sources import read_sources
 from sib_server.detection.rules.store import load_decisions
@@ -155,6 +156,10 @@ def compiled(loaded: Loaded) -> CompiledRules:
     if decided:
         files[_DECIDED] = rules_file("what was decided about rules", decided)
     files |= {f"drills/{name}": body for name, body in loaded.sources.drill_files.items()}
+    sources = loaded.sources
+    found = lint(sources.files, loaded.rules, sources.sidecars, falco_known=sources.falco_known)
     return CompiledRules(
-        dict(sorted(files.items())), ordered([*loaded.findings, *findings]), loaded.entries
+        dict(sorted(files.items())),
+        ordered([*loaded.findings, *findings, *found]),
+        loaded.entries,
     )

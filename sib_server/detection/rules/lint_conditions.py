@@ -1,0 +1,180 @@
+"""Lints about conditions: what hosts would refuse, and what costs them. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from sib_server.detection.rules.collect import Origin
+from sib_server.detection.rules.conditions import (
+    Comparison,
+    FieldOf,
+    checks,
+    fields,
+    macros,
+    values,
+)
+from sib_server.detection.rules.event_types import EVENT_TYPE, event_types
+from sib_server.detection.rules.expressions import backtracks, refusal
+from sib_server.detection.rules.findings import Finding, LintName, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sib_server.detection.rules.collect import Macro, Rule
+    from sib_server.detection.rules.conditions import Condition
+    from sib_server.detection.rules.subject import Read, Subject
+
+CONDITION: Final = LintName("condition")
+UNKNOWN_NAME: Final = LintName("unknown-name")
+UNKNOWN_FIELD: Final = LintName("unknown-field")
+UNKNOWN_EVENT: Final = LintName("unknown-event-type")
+NO_EVENT_TYPE: Final = LintName("no-event-type")
+EXPRESSION: Final = LintName("regular-expression")
+LIST_ITEM: Final = LintName("list-item")
+EXCEPTION_FIELD: Final = LintName("exceptions")
+SYSCALL: Final = "syscall"
+_BREAKS: Final = re.compile(r"[()\"'=,\t\n\r]")
+
+
+def read_conditions(subject: Subject) -> Iterator[Finding]:
+    """Conditions are Falco's language, and every macro in them is known."""
+    for rule in subject.judged():
+        read = subject.read_rules[rule.name]
+        # What is wrong in a macro is told there, once.
+        if not (read.unresolved and read.condition and _names_broken(subject, read.condition)):
+            yield from _unread(subject, rule, read)
+    for macro in subject.judged_macros():
+        yield from _unread(subject, macro, subject.read_macros[macro.name])
+
+
+def _names_broken(subject: Subject, condition: Condition) -> bool:
+    named = {one.name for one in macros(condition)}
+    return any(
+        macro.name in named and subject.read_macros[macro.name].problem is not None
+        for macro in subject.judged_macros()
+    )
+
+
+def _unread(subject: Subject, about: Rule | Macro, read: Read) -> Iterator[Finding]:
+    if read.problem is None:
+        return
+    severity, reason = Severity.ERROR, read.problem
+    if read.unresolved and not subject.falco_known:
+        severity = Severity.WARNING
+        reason += "; whether the Falco project has it is not known here (detection.falco_rules)"
+    lint = UNKNOWN_NAME if read.unresolved else CONDITION
+    yield Finding(about.condition.place, about.name, lint, reason, severity)
+
+
+def _conditions(subject: Subject) -> Iterator[tuple[Rule | Macro, Condition]]:
+    """Each condition once, where it is written."""
+    for rule in subject.judged():
+        condition = subject.read_rules[rule.name].condition
+        if condition is not None and rule.source == SYSCALL:
+            yield rule, condition
+    for macro in subject.judged_macros():
+        condition = subject.read_macros[macro.name].condition
+        if condition is not None:
+            yield macro, condition
+
+
+def unknown_fields(subject: Subject) -> Iterator[Finding]:
+    """Falco refuses a field that it does not know, and with it the whole file."""
+    for about, condition in _conditions(subject):
+        seen: set[str] = set()
+        for field in fields(condition):
+            problem = _field_problem(subject, field)
+            if problem is not None and problem not in seen:
+                seen.add(problem)
+                yield Finding(about.condition.place, about.name, UNKNOWN_FIELD, problem)
+
+
+def _field_problem(subject: Subject, field: FieldOf) -> str | None:
+    facts = subject.facts
+    found = facts.field(field.name)
+    if found is None:
+        return f"Falco {facts.falco} knows no field {field.name!r}"
+    name, dotted = found
+    argument = dotted if dotted is not None else field.argument
+    if argument is None and facts.fields[name] == "required":
+        return f"the field {name!r} needs an argument in brackets"
+    if argument is not None and not facts.fields[name]:
+        return f"the field {name!r} takes no argument"
+    return None
+
+
+def unknown_events(subject: Subject) -> Iterator[Finding]:
+    """A misspelt type never happens."""
+    known = {*subject.facts.events, *subject.rules.lists}
+    for about, condition in _conditions(subject):
+        for check in checks(condition):
+            if not isinstance(check.left, FieldOf) or check.left.name != EVENT_TYPE:
+                continue
+            for value in values(check):
+                plain = isinstance(check, Comparison) and check.operator in {"=", "==", "!=", "in"}
+                if plain and value.text not in known:
+                    reason = f"Falco {subject.facts.falco} knows no event type {value.text!r}"
+                    yield Finding(about.condition.place, about.name, UNKNOWN_EVENT, reason)
+
+
+def no_event_type(subject: Subject) -> Iterator[Finding]:
+    """A condition that names no type of event is judged for every system call of every host."""
+    for rule in subject.judged():
+        resolved = subject.read_rules[rule.name].resolved
+        if resolved is None or rule.source != SYSCALL or rule.flags.get("warn_evttypes") is False:
+            continue
+        if event_types(resolved).are_all:
+            reason = "the condition holds for no certain evt.type, so hosts judge every event by it"
+            yield Finding(rule.condition.place, rule.name, NO_EVENT_TYPE, reason, Severity.WARNING)
+
+
+def expressions(subject: Subject) -> Iterator[Finding]:
+    """Regular expressions that Falco's engine refuses, or that explode in others."""
+    for about, condition in _conditions(subject):
+        for check in checks(condition):
+            if not isinstance(check, Comparison) or not check.operator.startswith("regex"):
+                continue
+            for value in values(check):
+                problem = refusal(value.text)
+                if problem is not None:
+                    reason = f"the expression {value.text[:80]!r} {problem}"
+                    yield Finding(about.condition.place, about.name, EXPRESSION, reason)
+                elif (part := backtracks(value.text)) is not None:
+                    reason = f"{part[:80]!r} repeats what repeats: other engines backtrack over it"
+                    yield Finding(
+                        about.condition.place, about.name, EXPRESSION, reason, Severity.WARNING
+                    )
+
+
+def list_items(subject: Subject) -> Iterator[Finding]:
+    """Falco puts items into conditions as text, so one with a bracket breaks the condition."""
+    for one in subject.rules.lists.values():
+        if one.origin is Origin.FALCO:
+            continue
+        for item in one.items:
+            inside = (
+                item[1:-1] if len(item) > 1 and item[0] == item[-1] and item[0] in "'\"" else None
+            )
+            bare = inside is None and " " not in item
+            broken = bool(_BREAKS.search(item)) if bare else (inside or item).count('"') > 0
+            if not item or broken:
+                reason = f"the item {item[:60]!r} would break a condition; put it into quotes twice"
+                yield Finding(one.place, one.name, LIST_ITEM, reason)
+
+
+def exception_fields(subject: Subject) -> Iterator[Finding]:
+    """An exception compares fields that there are; without values no condition shows that."""
+    for rule in subject.judged():
+        if rule.source != SYSCALL:
+            continue
+        for exception in rule.exceptions:
+            for name in exception.fields:
+                # A transformer around a field is read with the condition once it has values.
+                plain = name.partition("[")[0]
+                if "(" not in name and subject.facts.field(plain) is None:
+                    reason = (
+                        f"the exception {exception.name!r} compares {name!r}, a field that Falco "
+                        f"{subject.facts.falco} does not know"
+                    )
+                    yield Finding(rule.place, rule.name, EXCEPTION_FIELD, reason)
