@@ -12,7 +12,10 @@ from sib_agent.health import Snapshot
 from sib_protocol.errors import FileAccessError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sib_protocol.identity import Identity
+    from sib_protocol.units import UnitState
 
 _FRESH_SECONDS: Final = 30.0
 _QUOTA_WARNING: Final = 0.8
@@ -80,3 +83,23 @@ def judge_standing(
     if report.spool.bytes > _QUOTA_WARNING * report.spool.quota:
         problems.append("the spool is nearly full: its oldest lines will be given up")
     return (Standing.TROUBLED if problems else Standing.WELL), problems
+
+
+def judge_units(
+    standing: Standing, problems: Sequence[str], units: Sequence[UnitState]
+) -> tuple[Standing, list[str]]:
+    """What to say of an agent whose host's other units are in trouble.
+
+    Args:
+        standing: of the agent itself.
+        problems: its own.
+        units: of this host.
+    """
+    more = [
+        f"{unit.unit} failed ({unit.result}): 'sib-agent logs {unit.component}'"
+        for unit in units
+        if unit.troubled
+    ]
+    if more and standing is Standing.WELL:
+        standing = Standing.TROUBLED
+    return standing, [*problems, *more]

@@ -14,7 +14,7 @@ from sib_protocol import __version__
 from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
 
-_LAZY = {"setup": "sib_agent.cli.setup:setup"}
+_LAZY = {name: f"sib_agent.cli.{name}:{name}" for name in ("doctor", "logs", "setup", "uninstall")}
 
 
 @click.group(cls=SibGroup, lazy=_LAZY, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,8 +32,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
     \b
     Start here, with a line from 'sib-server token create':
       echo 'sib1.…' | sudo sib-agent enroll
-      sudo systemctl enable --now sib-agent
-      sudo sib-agent status
+      sudo sib-agent doctor
 
     Completion for bash (zsh and fish likewise):
 

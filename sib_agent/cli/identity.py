@@ -17,6 +17,7 @@ from sib_protocol.errors import FileAccessError
 from sib_protocol.identity import IdentityStore, NotEnrolledError
 from sib_protocol.ids import parse_host_name
 from sib_protocol.tokens import EnrollmentToken, TokenFormatError
+from sib_protocol.units import booted
 
 if TYPE_CHECKING:
     from sib_protocol.identity import Identity
@@ -49,6 +50,14 @@ def _read_token(token_file: Path | None) -> EnrollmentToken:
     if not text.strip():
         raise TokenFormatError("nothing was given")
     return EnrollmentToken.parse(text)
+
+
+def _next_step(*, again: bool) -> str:
+    if not booted():
+        return "next: sib-agent setup, then sib-agent run"
+    if again:
+        return "next: sudo systemctl restart sib-agent, then sudo sib-agent doctor"
+    return "Falco, Alloy and the agent start by themselves; in a moment: sudo sib-agent doctor"
 
 
 @click.command()
@@ -94,6 +103,7 @@ def enroll(
         print_json(_describe(identity))
     else:
         click.echo(f"enrolled as {identity.host_name} ({identity.host_id})")
+        click.echo(_next_step(again=force))
 
 
 @click.command()

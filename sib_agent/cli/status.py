@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sib_agent.settings import AgentSettings
-from sib_agent.standing import Standing, is_alive, judge_standing, load_snapshot
+from sib_agent.setup.units import unit_states
+from sib_agent.standing import Standing, is_alive, judge_standing, judge_units, load_snapshot
 from sib_protocol.console import print_json, printable
 from sib_protocol.errors import ExitCode
 from sib_protocol.identity import IdentityStore
@@ -16,14 +17,20 @@ from sib_protocol.identity import IdentityStore
 if TYPE_CHECKING:
     from sib_agent.health import Snapshot
     from sib_protocol.identity import Identity
+    from sib_protocol.units import UnitState
 
 _COLOURS: Final = {Standing.WELL: "green", Standing.TROUBLED: "yellow", Standing.STOPPED: "red"}
 
 
 def _json(
-    identity: Identity, snapshot: Snapshot | None, standing: Standing, problems: list[str]
+    identity: Identity,
+    snapshot: Snapshot | None,
+    standing: Standing,
+    problems: list[str],
+    units: list[UnitState] | None,
 ) -> dict[str, object]:
     found: dict[str, object] = {
+        "units": units,
         "state": standing.value,
         "problems": problems,
         "host_id": identity.host_id,
@@ -68,9 +75,12 @@ def status(settings: AgentSettings, as_json: bool) -> None:
     identity = IdentityStore(settings.identity.directory).load()
     snapshot = load_snapshot(settings.status.file)
     alive = snapshot is not None and is_alive(snapshot.pid)
-    standing, problems = judge_standing(identity, snapshot, time.time(), alive=alive)
+    units = unit_states()
+    standing, problems = judge_units(
+        *judge_standing(identity, snapshot, time.time(), alive=alive), units or []
+    )
     if as_json:
-        print_json(_json(identity, snapshot, standing, problems))
+        print_json(_json(identity, snapshot, standing, problems, units))
     else:
         click.echo(f"{identity.host_name} ({identity.host_id})")
         click.echo("  state        " + click.style(standing.value, fg=_COLOURS[standing]))
@@ -84,6 +94,11 @@ def status(settings: AgentSettings, as_json: bool) -> None:
                 f"  spool        {spool.next - spool.acknowledged} waiting,"
                 f" {spool.bytes} of {spool.quota} bytes, {spool.lost} lost"
             )
+        if units:
+            shown = ", ".join(
+                f"{unit.component} {unit.detail}" for unit in units if not unit.oneshot
+            )
+            click.echo(f"  units        {shown}")
         for problem in problems:
             click.echo(f"  ! {printable(problem)}")
     if standing is not Standing.WELL:

@@ -1,0 +1,116 @@
+"""``sib-agent uninstall``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from typing import Final
+
+import click
+
+from sib_agent.removal import (
+    PACKAGES,
+    Removal,
+    find_manager,
+    own_paths,
+    plan_removal,
+    remove_paths,
+)
+from sib_agent.settings import AgentSettings
+from sib_agent.setup.facts import ask
+from sib_agent.standing import load_snapshot
+from sib_protocol.console import print_json
+from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.identity import IdentityStore
+from sib_protocol.units import booted
+
+_STOP_SECONDS: Final = 120
+
+
+class NotStoppedError(SibError):
+    """The daemons go on."""
+
+    exit_code = ExitCode.CONFLICT
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the daemons could not be stopped: {reason}", "systemctl status 'sib-*'")
+
+
+def _installed() -> list[str]:
+    """Which of the packages are."""
+    found = []
+    for name in PACKAGES:
+        state = ask("dpkg-query", "-W", "-f=${db:Status-Status}", name)
+        if state == "installed" or ask("rpm", "-q", name) is not None:
+            found.append(name)
+    return found
+
+
+def _warn(settings: AgentSettings, *, purge: bool) -> None:
+    with suppress(SibError):
+        identity = IdentityStore(settings.identity.directory).load()
+        click.echo(f"on the server, afterwards: sib-server host remove {identity.host_name}")
+    with suppress(SibError):
+        snapshot = load_snapshot(settings.status.file)
+        spool = snapshot.report.spool if snapshot else None
+        if purge and spool is not None and spool.next > spool.acknowledged:
+            lost = spool.next - spool.acknowledged
+            click.secho(f"{lost} events that the server does not have go, too", fg="yellow")
+
+
+@click.command()
+@click.option("--purge", is_flag=True, help="Settings, identity, spool and state, too.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON.")
+@click.pass_obj
+def uninstall(
+    settings: AgentSettings, *, purge: bool, yes: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Stop SIB on this host and remove its packages.
+
+    Without --purge the settings, the identity and the spool stay: whoever installs again goes on
+    where it ended. The server keeps the host in its list until it is removed there.
+
+    \b
+    Examples:
+      sudo sib-agent uninstall --dry-run
+      sudo sib-agent uninstall --purge --yes
+    """
+    removal = plan_removal(
+        [path for path in own_paths(settings) if os.path.lexists(path)],
+        purge=purge,
+        booted=booted(),
+        manager=find_manager(),
+        installed=_installed(),
+    )
+    if as_json and dry_run:
+        print_json({"steps": removal.lines()})
+        return
+    for line in removal.lines():
+        click.echo(line)
+    if not removal.lines():
+        click.echo("nothing of SIB is installed here")
+        return
+    _warn(settings, purge=purge)
+    if dry_run:
+        return
+    if not yes:
+        click.confirm("Go on?", abort=True)
+    _carry_out(removal)
+
+
+def _carry_out(removal: Removal) -> None:
+    if removal.stop is not None:
+        try:
+            subprocess.run(
+                removal.stop, check=True, timeout=_STOP_SECONDS, capture_output=True, text=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotStoppedError(str(error)) from error
+    remove_paths(removal.remove)
+    if removal.packages is not None:
+        # In place of this program, whose files the package manager is about to remove.
+        os.execv(removal.packages[0], removal.packages)  # noqa: S606  (a whole path, no shell)
+    click.echo("removed")
