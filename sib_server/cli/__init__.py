@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "journal": "sib_server.cli.journal:journal",
     "logs": "sib_server.cli.logs:logs",
     "restore": "sib_server.cli.backup:restore",
+    "rules": "sib_server.cli.rules:rules",
     "serve": "sib_server.cli.serve:serve",
     "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",

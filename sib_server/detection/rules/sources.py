@@ -101,6 +101,8 @@ def read_paths(paths: Iterable[Path], origin: Origin = Origin.OWN) -> Sources:
     found: list[Path] = []
     for path in paths:
         some = rules_paths(path)
+        if not some and path.is_dir():
+            some = [one for folder in _folders(path) for one in rules_paths(folder)]
         if not some:
             raise NoRulesError(path)
         found += some
@@ -131,6 +133,10 @@ def rules_paths(path: Path) -> list[Path]:
     if len(names) > MAX_FILES:
         raise FileAccessError(path, f"more than {MAX_FILES} rules files")
     return [path / name for name in sorted(names, key=lambda name: (name != _MACROS, name))]
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())
 
 
 def _loaded_by_falco(path: Path) -> list[Path]:

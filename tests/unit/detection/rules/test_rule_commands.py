@@ -1,0 +1,129 @@
+"""`sib-server rules`, as a person and as a program use it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from sib_protocol.errors import ExitCode
+from tests.support.rules import OURS, Place
+
+BAD = "- rule: Bad\n  desc: x\n  condition: nothing = 1\n  output: x\n  priority: LOUD\n"
+
+
+def test_the_list_is_a_json_line_a_rule(place: Place) -> None:
+    rows = {row["id"]: row for row in place.rows("list")}
+    assert rows["own-rule-1"] == {
+        "id": "own-rule-1", "name": "Ours", "file": f"{place.root}/sib/ours.yaml", "line": 4,
+        "source": "sib", "tactics": ["credential_access"], "techniques": ["T1003.008"],
+        "priority": "WARNING", "enabled": True, "drill": True, "quiet_cases": 2,
+    }  # fmt: skip
+    assert rows.keys() == {"own-rule-1", "falco-stock-shell"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["STOCK"], ["falco-stock-shell"]),
+        (["--source", "sib"], ["own-rule-1"]),
+        (["--technique", "T1003"], ["own-rule-1"]),
+        (["--technique", "T1003.00"], []),
+        (["--tactic", "mitre_credential_access"], ["own-rule-1"]),
+        (["--undrilled"], ["falco-stock-shell"]),
+        (["--disabled"], []),
+    ],
+)
+def test_the_list_is_narrowed(place: Place, arguments: list[str], found: list[str]) -> None:
+    assert [row["id"] for row in place.rows("list", *arguments)] == found
+    table = place.run("list", *arguments).stdout
+    assert all(identity in table for identity in found)
+
+
+def test_lint_ends_with_1_and_names_file_and_line(place: Place) -> None:
+    place.write("own/bad.yaml", BAD)
+    told = place.run("lint", f"{place.root}/own", code=1).stdout
+    assert f"{place.root}/own/bad.yaml:5: error: Bad: 'LOUD' is not one of" in told
+    assert "ours.yaml" not in told
+    result = place.run("lint", "--json", "--errors", code=1)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {row["severity"] for row in rows} == {"error"}
+    assert {(row["line"], row["lint"]) for row in rows} >= {(3, "condition"), (5, "priority")}
+
+
+def test_files_elsewhere_are_judged_among_all_rules(place: Place) -> None:
+    (place.root / "mine").mkdir()
+    rule = OURS.split("- rule")[1].replace("Ours", "Mine")
+    place.write("mine/a.yaml", "- required_engine_version: 0.50.0\n- rule" + rule)
+    told = place.run("lint", f"{place.root}/mine", code=1).stdout
+    # The macro of SIB's own rules is known; that there is no drill is all that is wrong.
+    assert [line.rpartition("[")[2] for line in told.splitlines()] == ["missing-drill]"]
+    place.run("lint", f"{place.root}/state", code=ExitCode.USAGE)
+    place.run("lint", f"{place.root}/own", code=ExitCode.NOT_FOUND)
+
+
+def test_a_folder_of_sibs_own_rules_is_judged_as_such(place: Place) -> None:
+    told = place.run("lint", f"{place.root}/sib", code=1).stdout
+    assert "maturity" in told
+    assert "replaces" not in told
+
+
+def test_compile_writes_what_a_bundle_has(place: Place) -> None:
+    out = place.root / "out"
+    place.run("compile", "--out", str(out))
+    files = {str(path.relative_to(out)) for path in out.rglob("*.yaml")}
+    assert files == {"rules/10-sib-ours.yaml", "drills/ours.drills.yaml"}
+    place.run("compile", "--out", str(out), code=ExitCode.CONFLICT)
+    answer = json.loads(place.run("compile", "--out", str(out), "--replace", "--json").stdout)
+    assert answer["files"].keys() == files
+    (out / "mine.txt").write_text("x")
+    place.run("compile", "--out", str(out), "--replace", code=ExitCode.CONFLICT)
+    assert (out / "mine.txt").exists()
+
+
+def test_nothing_is_compiled_from_rules_that_hosts_would_refuse(place: Place) -> None:
+    place.write("own/bad.yaml", BAD)
+    out = place.root / "out"
+    told = place.run("compile", "--out", str(out), code=ExitCode.DAMAGED)
+    assert "bad.yaml:5" in told.output
+    assert not out.exists()
+
+
+def test_rules_are_switched_by_whatever_they_are_called(place: Place) -> None:
+    def off() -> set[str]:
+        return {row["id"] for row in place.rows("list", "--disabled")}
+
+    place.run("disable", "--dry-run", "T1003")
+    assert off() == set()
+    place.run("disable", "T1003", "Stock shell")
+    assert off() == {"own-rule-1", "falco-stock-shell"}
+    place.run("enable", "own-rule-1")
+    assert off() == {"falco-stock-shell"}
+    assert "(already on)" in place.run("enable", "mitre_credential_access").stdout
+    told = place.run("disable", "no-such", code=ExitCode.NOT_FOUND)
+    assert "rules list" in told.output
+
+
+def test_show_says_what_hosts_judge_by(place: Place) -> None:
+    place.tune("Ours", "who", ("proc.name", "user.name"), "passwd", "root")
+    told = place.run("show", "own-rule-1").stdout
+    assert "# tuned by t-2: who with 'passwd', 'root'" in told
+    (rule,) = yaml.safe_load(told)
+    assert rule["exceptions"][0]["values"] == [["passwd", "root"]]
+    answer = json.loads(place.run("show", "Ours", "--json").stdout)
+    assert answer["tunings"] == [{"id": "t-2", "exception": "who", "values": ["passwd", "root"]}]
+    assert len(answer["content"]) == 64
+    place.write("own/local.yaml", "- rule: Stock shell\n  enabled: false\n")
+    told = place.run("show", "falco-stock-shell").stdout
+    assert "switched off" in told
+    assert f"# changed at {place.root}/own/local.yaml:1" in told
+
+
+def test_damaged_decisions_are_never_written_over(place: Place) -> None:
+    (place.root / "state").mkdir()
+    decisions = place.root / "state" / "decisions.json"
+    for text in ("{", '{"format": 2}', '{"unknown": 1}'):
+        decisions.write_text(text)
+        place.run("disable", "Ours", code=ExitCode.DAMAGED)
+        assert decisions.read_text() == text
