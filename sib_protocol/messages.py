@@ -16,6 +16,8 @@ route                                       request                 answer
 ``GET /v1/streams/{stream}``                nothing                 :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/events?first``  gzip lines              :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/gaps``          :class:`GapReport`      :class:`StreamAnswer`
+``GET /v1/bundle/metadata/{name}``          nothing                 TUF metadata, JSON
+``GET /v1/bundle/targets/{name}``           nothing                 a part of a bundle
 ==========================================  ======================  =========================
 
 Every refusal is a :class:`Refusal`.
@@ -89,12 +91,16 @@ class CertificateAnswer(msgspec.Struct, frozen=True):
         host_name: its name as the server knows it.
         certificate: PEM.
         ca: PEM of the CA that signed it; may hold several while a CA is being replaced.
+        bundle_root: TUF root metadata that bundles are verified by, JSON. A host keeps the first
+            one it is given and takes no other while it is enrolled. ``None`` where the server has
+            no bundles.
     """
 
     host_id: str
     host_name: str
     certificate: str
     ca: str
+    bundle_root: str | None = None
 
 
 class GapReason(Enum):
@@ -161,6 +167,54 @@ class SpoolHealth(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class BundleOutcome(Enum):
+    """How a bundle ended on a host."""
+
+    ACCEPTED = "accepted"
+    """It is in force, and Falco came back with it and stayed quiet."""
+
+    UNWATCHED = "unwatched"
+    """It is in force, but no Falco ran that could have been watched."""
+
+    REFUSED = "refused"
+    """It was never in force: not verified, not valid, or not fit."""
+
+    ROLLED_BACK = "rolled_back"
+    """It was in force, did harm, and the one before is in force again."""
+
+
+class BundleEnd(msgspec.Struct, frozen=True):
+    """How a host's last bundle ended.
+
+    Attributes:
+        version: of that bundle.
+        outcome: how.
+        reason: why it was refused or rolled back, else what to know of it; for people.
+        at: seconds since 1970 UTC, by the host's clock.
+    """
+
+    version: int
+    outcome: BundleOutcome
+    reason: str
+    at: int
+
+
+class BundleHealth(msgspec.Struct, frozen=True):
+    """How a host stands with bundles.
+
+    Attributes:
+        version: in force; 0 is none.
+        ended: how the last one ended, if there was any.
+        trying: the version that is being fetched or on trial, else ``None``.
+        engine: what is known of Falco on the host: its version, or why there is none to watch.
+    """
+
+    version: int
+    ended: BundleEnd | None = None
+    trying: int | None = None
+    engine: str = ""
+
+
 class HealthReport(msgspec.Struct, frozen=True):
     """What an agent tells of itself, every so often.
 
@@ -175,6 +229,7 @@ class HealthReport(msgspec.Struct, frozen=True):
         source_problem: why the events file cannot be read, else ``None``.
         kernel: the running kernel's release.
         facts: further named values that a newer agent may add.
+        bundle: how it stands with bundles; ``None`` from an agent that has none.
     """
 
     version: str
@@ -187,6 +242,23 @@ class HealthReport(msgspec.Struct, frozen=True):
     source_problem: str | None = None
     kernel: str = ""
     facts: dict[str, str | int | float | bool | None] = msgspec.field(default_factory=dict)
+    bundle: BundleHealth | None = None
+
+
+class WantedBundle(msgspec.Struct, frozen=True):
+    """The bundle that the server wants on a host.
+
+    This is only where to look: what is put in force is what TUF's metadata vouch for.
+
+    Attributes:
+        version: of the bundle.
+        targets: names of its parts for this host; see :mod:`sib_protocol.bundles.names`.
+        wait_seconds: how long to wait before fetching them, so that a fleet does not come at once.
+    """
+
+    version: int
+    targets: tuple[str, ...]
+    wait_seconds: float = 0.0
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
@@ -195,10 +267,12 @@ class HealthAnswer(msgspec.Struct, frozen=True):
     Attributes:
         interval_seconds: when to report next.
         clock_ns: the server's clock, nanoseconds since 1970 UTC.
+        bundle: the bundle that this host shall have; ``None`` where the server has none.
     """
 
     interval_seconds: float
     clock_ns: int
+    bundle: WantedBundle | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):

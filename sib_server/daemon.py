@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Final
 from sib_protocol.ids import HostName, parse_host_name
 from sib_protocol.supervision import Supervisor
 from sib_server.application import make_application
+from sib_server.detection.bundles.desk import BundleDesk
+from sib_server.detection.bundles.keeper import BundleKeeper
+from sib_server.detection.bundles.metrics import BundleCollector
+from sib_server.detection.bundles.repository import Repository
+from sib_server.detection.bundles.routes import BundleRoutes
 from sib_server.detection.indicators.annotate import Annotator
 from sib_server.events.damage import DamageLog, JournalDamage, damage_event
 from sib_server.events.failures import JournalError
@@ -154,6 +159,7 @@ class ServerDaemon:
         if self._supervisor.watchdog_seconds is not None:
             self._work(self._watchdog(self._supervisor.watchdog_seconds), "watchdog")
 
+        desk = await self._keep_bundles(fleet)
         threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
         stack.callback(threads.shutdown)
         fleet_routes = FleetRoutes(
@@ -161,21 +167,49 @@ class ServerDaemon:
             self._authority.certificate_pem,
             threads,
             health_interval=settings.fleet.health_interval_seconds,
+            bundles=desk,
         )
+        bundles = BundleRoutes(desk, fleet_routes.host_of, transfers=settings.bundles.transfers)
         events = EventRoutes(self._writer, fleet_routes.host_of)
         push = PushRoutes(settings.push, fleet_routes.host_of, reserved_sources(settings))
         stack.push_async_callback(push.close)
         self._listener = Listener(
-            make_application([*fleet_routes.routes(), *events.routes(), *push.routes()]),
+            make_application(
+                [
+                    *fleet_routes.routes(),
+                    *events.routes(),
+                    *push.routes(),
+                    *bundles.routes(),
+                ]
+            ),
             listening,
             tls=self._tls,
             gate=settings.listen.gate(),
         )
         stack.push_async_callback(self._listener.stop)
         await self._listener.start()
-        await self._start_metrics(fleet, events)
+        await self._start_metrics(
+            fleet, events, BundleCollector(desk, bundles.transfers, fleet.standings)
+        )
 
-    async def _start_metrics(self, fleet: Fleet, events: EventRoutes) -> None:
+    async def _keep_bundles(self, fleet: Fleet) -> BundleDesk:
+        settings = self._settings.bundles
+        desk = BundleDesk(settings.pulls_per_second)
+        keeper = BundleKeeper(
+            Repository(settings.directory, settings.expiries()),
+            desk,
+            fleet.standings,
+            settings.policy(),
+            keep=settings.keep,
+        )
+        # Before anybody connects: a host that enrolls is given the root.
+        await keeper.step()
+        self._work(keeper.run(), "bundles")
+        return desk
+
+    async def _start_metrics(
+        self, fleet: Fleet, events: EventRoutes, bundles: BundleCollector
+    ) -> None:
         settings = self._settings.metrics
         if settings.port is None:
             return
@@ -192,7 +226,9 @@ class ServerDaemon:
         )
         listening = bind(settings.address, settings.port)
         self._stack.callback(listening.close)
-        listener = Listener(make_application(metrics_routes(collector)), listening, tls=None)
+        listener = Listener(
+            make_application(metrics_routes(collector, bundles)), listening, tls=None
+        )
         self._stack.push_async_callback(listener.stop, 1.0)
         await listener.start()
 

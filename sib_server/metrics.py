@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from starlette.requests import Request
 
+    from sib_server.detection.bundles.metrics import BundleCollector
     from sib_server.detection.indicators.annotate import Annotator
     from sib_server.events.damage import DamageLog
     from sib_server.events.feeding import JournalSource
@@ -219,13 +220,19 @@ class ServerCollector(Collector):
         )
 
 
-def metrics_routes(collector: ServerCollector) -> list[Route]:
+def metrics_routes(
+    collector: ServerCollector, bundles: BundleCollector | None = None
+) -> list[Route]:
     """``/metrics`` and ``/healthz`` for the loopback port."""
     registry = CollectorRegistry()
     registry.register(collector)
+    if bundles is not None:
+        registry.register(bundles)
 
     async def metrics(_request: Request) -> Response:
         await collector.refresh()
+        if bundles is not None:
+            await bundles.refresh()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_request: Request) -> Response:

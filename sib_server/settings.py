@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from sib_server.detection.bundles.settings import BundleSettings
 from sib_server.detection.indicators.settings import IntelSettings
 from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.events.settings import JournalSettings
@@ -183,4 +184,5 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sigma: SigmaSettings = SigmaSettings()
     detection: DetectionSettings = DetectionSettings()
     backup: BackupSettings = BackupSettings()
+    bundles: BundleSettings = BundleSettings()
     log: LogSettings = LogSettings()

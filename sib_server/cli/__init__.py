@@ -16,6 +16,7 @@ from sib_server.settings import DEFAULT_PATH, ServerSettings
 _COMMANDS: Final = {
     "backup": "sib_server.cli.backup:backup",
     "backup-key": "sib_server.cli.backup:backup_key",
+    "bundle": "sib_server.cli.bundle:bundle",
     "ca": "sib_server.cli.ca:ca",
     "events": "sib_server.cli.events:events",
     "host": "sib_server.cli.host:host",

@@ -6,6 +6,7 @@ Imported then, too: a search needs no database layer, and its start should not w
 from __future__ import annotations
 
 import socket
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sib_server.detection.bundles.repository import Repository
     from sib_server.events.stored import StoredEvent
     from sib_server.fleet.enrollment import Fleet
     from sib_server.pki.authority import Authority
@@ -71,6 +73,18 @@ class ServerContext:
         from sib_server.fleet.enrollment import Fleet  # noqa: PLC0415
 
         return Fleet(self.state, self.authority, self.settings.fleet.policy())
+
+    @cached_property
+    def bundles(self) -> Repository:
+        """The repository of bundles; need not be made yet."""
+        from sib_server.detection.bundles.repository import Repository  # noqa: PLC0415
+
+        return Repository(self.settings.bundles.directory, self.settings.bundles.expiries())
+
+    @staticmethod
+    def now_ns() -> int:
+        """Nanoseconds since 1970 UTC."""
+        return time.time_ns()
 
     @property
     def server_urls(self) -> tuple[str, ...]:

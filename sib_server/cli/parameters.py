@@ -1,4 +1,4 @@
-"""Kinds of parameters: durations and points in time."""
+"""Kinds of parameters: durations, points in time, shares."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PART: Final = re.compile(r"(\d{1,9})([smhdw])")
+_PERCENT: Final = re.compile(r"(?P<share>[0-9]{1,3}(\.[0-9]{1,4})?) ?%?", re.ASCII)
 _DURATION: Final = re.compile(r"(\d{1,9}[smhdw])+")
 
 
@@ -102,5 +103,24 @@ class TimeType(click.ParamType[datetime]):
             self.fail(str(error), param, ctx)
 
 
+class PercentType(click.ParamType[float]):
+    """A share like ``5%`` or ``0.5%``; the value is in percent, above 0 and up to 100."""
+
+    name = "percent"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the text; a default may be a number already."""
+        if isinstance(value, float):
+            return value
+        found = _PERCENT.fullmatch(value)
+        share = float(found["share"]) if found else 0.0
+        if not 0 < share <= 100:
+            self.fail(f"{value!r} is not a share; write 5% or 0.5%", param, ctx)
+        return share
+
+
 DURATION: Final = DurationType()
+PERCENT: Final = PercentType()
 TIME: Final = TimeType()

@@ -49,6 +49,9 @@ def host_view(host: HostRecord, state: HealthState) -> dict[str, Any]:
         "certificate": certificate,
         "version": host.version,
         "address": host.address,
+        "bundle": None
+        if host.report is None or host.report.bundle is None
+        else msgspec.to_builtins(host.report.bundle),
     }
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from sib_protocol.messages import EnrollRequest, HealthReport, RenewExpired, RenewRequest
+    from sib_server.detection.bundles.rollout import HostStanding
     from sib_server.fleet.adoption import AdoptionWindow
     from sib_server.fleet.hosts import HostRecord
     from sib_server.pki.authority import Authority
@@ -280,7 +281,9 @@ class Fleet:
             # Once in a certificate's life; lost in a crash, the next request notes it again.
             with self._state.begin(durable=False) as connection:
                 ledger.mark_used(connection, found.serial, now)
-        return AuthenticatedHost(found.host_id, found.host_name, found.serial, found.not_after)
+        return AuthenticatedHost(
+            found.host_id, found.host_name, found.serial, found.not_after, found.host_tags
+        )
 
     def _find(self, der: bytes) -> IssuedCertificate | None:
         """A certificate in the ledger; after a restore perhaps only now taken into it."""
@@ -323,6 +326,11 @@ class Fleet:
         """Every enrolled host by name; the removed ones too if asked for."""
         with self._state.read() as connection:
             return registry.list_hosts(connection, removed=removed)
+
+    def standings(self) -> list[HostStanding]:
+        """How every enrolled host stands with bundles."""
+        with self._state.read() as connection:
+            return registry.list_standings(connection)
 
     def host(self, reference: str) -> HostRecord:
         """A host by id or name.

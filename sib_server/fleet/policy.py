@@ -40,12 +40,14 @@ class AuthenticatedHost:
         host_name: the whole name.
         serial: of the certificate, lower-case hex.
         not_after: of the certificate, seconds since 1970 UTC.
+        tags: from the token that enrolled the host.
     """
 
     host_id: HostId
     host_name: HostName
     serial: str
     not_after: int
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from msgspec.structs import replace
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import msgspec
     from starlette.requests import Request
 
+    from sib_protocol.messages import BundleHealth, CertificateAnswer, WantedBundle
     from sib_server.fleet.enrollment import Fleet
     from sib_server.fleet.policy import AuthenticatedHost
 
@@ -49,6 +51,30 @@ class NoCertificateError(RefusedError):
         )
 
 
+class Bundles(Protocol):
+    """What hosts are told of bundles."""
+
+    def root(self) -> str | None:
+        """The root by which bundles are verified, JSON; ``None`` if there are no bundles."""
+        ...
+
+    def wanted(self, host: AuthenticatedHost, has: BundleHealth | None) -> WantedBundle | None:
+        """The bundle that a host shall have."""
+        ...
+
+
+class NoBundles:
+    """A server without bundles."""
+
+    def root(self) -> str | None:
+        """None."""
+        return None
+
+    def wanted(self, _host: AuthenticatedHost, _has: BundleHealth | None) -> WantedBundle | None:
+        """None."""
+        return None
+
+
 class FleetRoutes:
     """The handlers and what they share.
 
@@ -57,15 +83,23 @@ class FleetRoutes:
         ca: the CA's certificate, PEM.
         threads: where the service's blocking calls run.
         health_interval: what hosts are told, seconds.
+        bundles: what they are told of those.
     """
 
     def __init__(
-        self, fleet: Fleet, ca: str, threads: Executor, *, health_interval: float = 30.0
+        self,
+        fleet: Fleet,
+        ca: str,
+        threads: Executor,
+        *,
+        health_interval: float = 30.0,
+        bundles: Bundles | None = None,
     ) -> None:
         self._fleet = fleet
         self._ca = ca
         self._threads = threads
         self._health_interval = health_interval
+        self._bundles = bundles or NoBundles()
 
     def routes(self) -> list[Route]:
         """The routes for Starlette."""
@@ -97,20 +131,20 @@ class FleetRoutes:
         message = await _read(request, EnrollRequest)
         remote = _remote(request)
         answer = await self._call(lambda: self._fleet.enroll(message, remote=remote))
-        return message_response(answer)
+        return self._certificate(answer)
 
     async def renew(self, request: Request) -> Response:
         """``POST /v1/renew``."""
         host = await self.host_of(request)
         message = await _read(request, RenewRequest)
-        return message_response(await self._call(lambda: self._fleet.renew(host, message)))
+        return self._certificate(await self._call(lambda: self._fleet.renew(host, message)))
 
     async def renew_expired(self, request: Request) -> Response:
         """``POST /v1/renew-expired``."""
         message = await _read(request, RenewExpired)
         remote = _remote(request)
         answer = await self._call(lambda: self._fleet.renew_expired(message, remote=remote))
-        return message_response(answer)
+        return self._certificate(answer)
 
     async def health(self, request: Request) -> Response:
         """``POST /v1/health``."""
@@ -121,7 +155,11 @@ class FleetRoutes:
         await self._call(
             lambda: self._fleet.record_health(host.host_id, report, now, address=remote)
         )
-        return message_response(HealthAnswer(self._health_interval, now))
+        wanted = self._bundles.wanted(host, report.bundle)
+        return message_response(HealthAnswer(self._health_interval, now, wanted))
+
+    def _certificate(self, answer: CertificateAnswer) -> Response:
+        return message_response(replace(answer, bundle_root=self._bundles.root()))
 
     async def _call(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

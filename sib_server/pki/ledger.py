@@ -50,6 +50,7 @@ class IssuedCertificate:
         serial: lower-case hex.
         host_id: whose it is.
         host_name: its name.
+        host_tags: from the token that enrolled it.
         host_removed: whether that host was removed.
         key_digest: SHA-256 of the public key.
         issued_ns: nanoseconds since 1970 UTC.
@@ -62,6 +63,7 @@ class IssuedCertificate:
     serial: str
     host_id: HostId
     host_name: HostName
+    host_tags: tuple[str, ...]
     host_removed: bool
     key_digest: str
     issued_ns: int
@@ -72,7 +74,7 @@ class IssuedCertificate:
 
 
 _ISSUED: Final = sa.select(
-    certificates, hosts.c.name, hosts.c.removed_ns.is_not(None).label("removed")
+    certificates, hosts.c.name, hosts.c.tags, hosts.c.removed_ns.is_not(None).label("removed")
 ).join_from(certificates, hosts)
 
 
@@ -81,6 +83,7 @@ def _issued(row: sa.Row[Any]) -> IssuedCertificate:
         serial=row.serial,
         host_id=HostId(row.host_id),
         host_name=HostName(row.name),
+        host_tags=tuple(row.tags),
         host_removed=bool(row.removed),
         key_digest=row.key_digest,
         issued_ns=row.issued_ns,

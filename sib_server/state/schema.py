@@ -10,7 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest migration, so that an up-to-date database is recognised without loading Alembic."""
 
 metadata = sa.MetaData(
@@ -81,4 +81,9 @@ health = sa.Table(
     sa.Column("version", sa.String(64)),
     sa.Column("address", sa.String(64)),
     sa.Column("report", sa.Text),
+    # Of the report, so that a rollout is judged without reading 5,000 of them.
+    sa.Column("bundle_version", sa.BigInteger),
+    sa.Column("bundle_ended", sa.BigInteger),
+    sa.Column("bundle_outcome", sa.String(16)),
+    sa.Column("bundle_reason", sa.String(200)),
 )

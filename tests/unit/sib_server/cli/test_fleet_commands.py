@@ -130,7 +130,7 @@ def test_hosts(server: Server) -> None:
     (view,) = server.json("host", "list", "--tag", "web", "--state", "healthy")
     assert set(view) == {
         *("id", "name", "tags", "enrolled", "removed", "last_seen", "state"),
-        *("certificate", "version", "address"),
+        *("certificate", "version", "address", "bundle"),
     }
     assert (view["id"], view["state"], view["tags"]) == (web.id, "healthy", ["web"])
     assert (view["version"], view["address"]) == ("0.1.0?", "192.0.2.1")

@@ -1,0 +1,1 @@
+"""Bundles: signed, versioned sets of rules that hosts pull."""

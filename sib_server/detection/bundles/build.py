@@ -1,0 +1,139 @@
+"""From rule files to the content of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sib_protocol.bundles.archive import LIMITS, check_name, unpack
+from sib_protocol.bundles.names import BASE, tag_part
+from sib_protocol.errors import FileAccessError
+from sib_server.detection.bundles.failures import BundleContentError
+from sib_server.detection.bundles.publishing import make_content
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sib_server.detection.bundles.publishing import Content
+    from sib_server.detection.bundles.releases import Release
+    from sib_server.detection.bundles.repository import Repository
+
+_FOLDERS: Final = ("rules", "drills")
+_TAG_PREFIX: Final = "rules/80-"
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The files of a compiled rule set: ``rules/*.yaml`` and ``drills/*.yaml`` below a folder.
+
+    Raises:
+        FileAccessError: it cannot be read.
+        BundleContentError: there are none.
+        ArchiveError: a name that cannot be in a bundle.
+    """
+    found = {
+        check_name(f"{part}/{path.name}"): _read(path)
+        for part in _FOLDERS
+        for path in sorted((folder / part).glob("*.yaml"))
+    }
+    if not found:
+        raise BundleContentError(
+            f"{folder} has no rules/*.yaml", "write a rule set with 'sib-server rules compile'"
+        )
+    return found
+
+
+def read_tag_rules(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Each tag's own rule files, as the part that its hosts get beside the base.
+
+    They are loaded after all others: ``TAG/NAME.yaml`` becomes ``rules/80-TAG-NAME.yaml``.
+
+    Raises:
+        FileAccessError: they cannot be read.
+        ArchiveError: a tag or name that cannot be in a bundle.
+    """
+    if not folder.is_dir():
+        return {}
+    parts = {}
+    for place in sorted(folder.iterdir()):
+        files = sorted(place.glob("*.yaml")) if place.is_dir() else []
+        if files:
+            parts[tag_part(place.name)] = {
+                check_name(f"{_TAG_PREFIX}{place.name}-{path.name}"): _read(path) for path in files
+            }
+    return parts
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LIMITS.file + 1)
+    except OSError as error:
+        raise FileAccessError(path, error.strerror or str(error)) from error
+
+
+def build(base: Mapping[str, bytes], tags: Mapping[str, Mapping[str, bytes]]) -> Content:
+    """The content of a bundle.
+
+    Raises:
+        BundleContentError: a tag's file has the name of one that every host has.
+        ArchiveError: see :func:`~.publishing.make_content`.
+    """
+    for part, files in tags.items():
+        both = sorted(set(files) & set(base))
+        if both:
+            raise BundleContentError(f"{part} has {both[0]}, which every host has already")
+    return make_content(base, tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a new bundle changes.
+
+    Attributes:
+        added: files that are new, as ``part/folder/name``.
+        removed: files that are gone.
+        changed: files with other content.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def compare(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Difference:
+    """What is different between the files of two bundles."""
+    return Difference(
+        added=tuple(sorted(set(new) - set(old))),
+        removed=tuple(sorted(set(old) - set(new))),
+        changed=tuple(sorted(name for name in set(old) & set(new) if old[name] != new[name])),
+    )
+
+
+def files_of(archives: Mapping[str, bytes]) -> dict[str, bytes]:
+    """All files of a bundle's archives, as ``part/folder/name``."""
+    return {
+        (name if part == BASE else f"{part}/{name}"): content
+        for part, packed in archives.items()
+        for name, content in unpack(packed).items()
+    }
+
+
+def archives_of(repository: Repository, release: Release | None) -> dict[str, bytes]:
+    """A release's archives.
+
+    Raises:
+        FileAccessError: one is not there.
+    """
+    parts = release.parts if release is not None else ()
+    found = {}
+    for part in parts:
+        path = repository.archive(part.sha256)
+        try:
+            found[part.name] = path.read_bytes()
+        except OSError as error:
+            raise FileAccessError(path, error.strerror or str(error)) from error
+    return found

@@ -1,0 +1,56 @@
+"""What a host is told of bundles: which one it shall have, and when to come for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from sib_protocol.messages import WantedBundle
+from sib_server.detection.bundles.pacing import PullPacer
+from sib_server.detection.bundles.rollout import wanted_release
+from sib_server.detection.bundles.shelf import Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sib_protocol.messages import BundleHealth
+    from sib_server.fleet.policy import AuthenticatedHost
+
+
+class BundleDesk:
+    """Answers for one server.
+
+    Args:
+        pulls_per_second: how many hosts are sent for a bundle each second.
+        steady: seconds, monotonic.
+    """
+
+    def __init__(
+        self, pulls_per_second: float, *, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._pacer = PullPacer(pulls_per_second)
+        self._steady = steady
+        self._lock = threading.Lock()
+        self.shelf = Shelf()
+
+    def root(self) -> str | None:
+        """The root by which bundles are verified, JSON; ``None`` if there are no bundles."""
+        return self.shelf.root_text()
+
+    def wanted(self, host: AuthenticatedHost, has: BundleHealth | None) -> WantedBundle | None:
+        """The bundle that a host shall have; ``None`` if there is none, or it knows of none.
+
+        Args:
+            host: who reports.
+            has: what it reported; one that has the bundle, or had its try, needs no turn.
+        """
+        release = wanted_release(self.shelf.releases, host.host_id)
+        if release is None or has is None:
+            return None
+        tried = has.ended.version if has.ended is not None else None
+        wait = 0.0
+        if release.version not in {has.version, tried, has.trying}:
+            with self._lock:
+                wait = self._pacer.wait(host.host_id, release.version, self._steady())
+        return WantedBundle(release.version, release.targets_for(host.tags), round(wait, 2))

@@ -1,0 +1,186 @@
+"""The routes by which hosts fetch bundles: TUF's metadata and targets, for enrolled hosts alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from sib_server.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from sib_server.detection.bundles.desk import BundleDesk
+    from sib_server.detection.bundles.shelf import Document
+    from sib_server.fleet.policy import AuthenticatedHost
+
+_CHUNK: Final = 64 * 1024
+_PATIENCE_SECONDS: Final = 20.0
+_SLOWEST_BYTES_PER_SECOND: Final = 16 * 1024
+_RETRY_SECONDS: Final = 5.0
+
+
+class NoSuchFileError(RefusedError):
+    """A name that is not in the repository now."""
+
+    code = "no_such_file"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no {name[:80]!r} here")
+        self.name = name
+
+
+class TooManyTransfersError(RefusedError):
+    """Too many parts are under way, in all or to this host."""
+
+    code = "too_many_transfers"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "too many are fetching bundles now", "it is tried again", retry_after=_RETRY_SECONDS
+        )
+
+
+class Transfers:
+    """Counts the parts under way: one for each host, and a number in all.
+
+    Args:
+        most: in all.
+
+    Attributes:
+        finished: parts that were sent whole.
+        refused: requests that came when there were too many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hosts: set[str] = set()
+        self.finished = 0
+        self.refused = 0
+
+    @property
+    def open(self) -> int:
+        """How many are under way."""
+        return len(self._hosts)
+
+    def enter(self, host_id: str) -> None:
+        """Begin one. Raises TooManyTransfersError."""
+        if host_id in self._hosts or len(self._hosts) >= self._most:
+            self.refused += 1
+            raise TooManyTransfersError
+        self._hosts.add(host_id)
+
+    def leave(self, host_id: str) -> None:
+        """End one."""
+        self._hosts.discard(host_id)
+
+
+class PartResponse(StreamingResponse):
+    """A part in small pieces, each sent when the one before has left: events go in between.
+
+    Args:
+        document: what is sent.
+        leave: called at the end, however it ends.
+        finished: called when all of it was sent.
+    """
+
+    def __init__(
+        self, document: Document, leave: Callable[[], None], finished: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            _pieces(document.content),
+            headers={"etag": document.etag, "content-length": str(len(document.content))},
+            media_type="application/gzip",
+        )
+        self._seconds = _PATIENCE_SECONDS + len(document.content) / _SLOWEST_BYTES_PER_SECOND
+        self._leave = leave
+        self._finished = finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a host that takes it too slowly is cut off."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
+            self._finished()
+        finally:
+            self._leave()
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for place in range(0, len(content), _CHUNK):
+        yield content[place : place + _CHUNK]
+        # Without this a fast reader is given all of it in one turn of the loop.
+        await asyncio.sleep(0)
+
+
+class BundleRoutes:
+    """The handlers and what they share.
+
+    Args:
+        desk: has what is served.
+        host_of: who sends a request; raises RefusedError.
+        transfers: how many parts may be under way.
+    """
+
+    def __init__(
+        self,
+        desk: BundleDesk,
+        host_of: Callable[[Request], Awaitable[AuthenticatedHost]],
+        *,
+        transfers: int = 64,
+    ) -> None:
+        self._desk = desk
+        self._host_of = host_of
+        self.transfers = Transfers(transfers)
+
+    def routes(self) -> list[Route]:
+        """The routes for Starlette."""
+        return [
+            Route("/v1/bundle/metadata/{name}", self.metadata, methods=["GET"]),
+            Route("/v1/bundle/targets/{name}", self.target, methods=["GET"]),
+        ]
+
+    async def metadata(self, request: Request) -> Response:
+        """``GET /v1/bundle/metadata/{name}``."""
+        await self._host_of(request)
+        document = _find(self._desk.shelf.metadata, request)
+        if _known(request, document):
+            return Response(status_code=304, headers={"etag": document.etag})
+        return Response(
+            document.content, media_type="application/json", headers={"etag": document.etag}
+        )
+
+    async def target(self, request: Request) -> Response:
+        """``GET /v1/bundle/targets/{name}``."""
+        host = await self._host_of(request)
+        document = _find(self._desk.shelf.targets, request)
+        if _known(request, document):
+            return Response(status_code=304, headers={"etag": document.etag})
+        self.transfers.enter(host.host_id)
+        return PartResponse(
+            document, lambda: self.transfers.leave(host.host_id), self._count_finished
+        )
+
+    def _count_finished(self) -> None:
+        self.transfers.finished += 1
+
+
+def _find(documents: Mapping[str, Document], request: Request) -> Document:
+    name = request.path_params["name"]
+    found = documents.get(name)
+    if found is None:
+        raise NoSuchFileError(name)
+    return found
+
+
+def _known(request: Request, document: Document) -> bool:
+    given = request.headers.get("if-none-match", "")
+    return document.etag in (tag.strip() for tag in given.split(","))

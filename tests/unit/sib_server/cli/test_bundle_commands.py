@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from msgspec.structs import replace
+
+from sib_protocol.errors import ExitCode
+from sib_protocol.keys import make_csr, new_key
+from sib_protocol.messages import BundleEnd, BundleHealth, BundleOutcome, EnrollRequest
+from sib_protocol.tokens import EnrollmentToken
+from sib_server import cli
+from sib_server.fleet.enrollment import Fleet
+from sib_server.pki.authority import Authority
+from sib_server.state.database import StateDatabase
+from tests.support.fleet import health_report
+
+
+class Server:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = directory / "server.yaml"
+        self.config.write_text(
+            f"state: {{url: 'sqlite:///{directory}/state.db'}}\n"
+            f"pki: {{directory: '{directory}/pki'}}\n"
+            f"bundles: {{directory: '{directory}/bundles', tag_rules: '{directory}/rules.d'}}\n"
+            "listen: {public_urls: ['https://sib.example:8443']}\n"
+        )
+        self.rules = directory / "compiled" / "rules"
+        self.rules.mkdir(parents=True)
+        self.write(b"- list: one\n  items: []\n")
+
+    def write(self, text: bytes) -> None:
+        (self.rules / "10-own.yaml").write_bytes(text)
+
+    def run(self, *arguments: str, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(
+            cli.main, ["--config", str(self.config), "bundle", *arguments], input=stdin
+        )
+        assert result.exception is None or isinstance(result.exception, SystemExit), result
+        return result
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        result = self.run(*arguments, "--json")
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    def publish(self, *arguments: str) -> Any:
+        return self.json("publish", "--from", str(self.rules.parent), *arguments)
+
+    def join(self, name: str, bundle: BundleHealth) -> None:
+        context = cli.ServerContext(cli.load_settings(self.config, cli.ServerSettings))
+        database = StateDatabase(f"sqlite:///{self.directory}/state.db")
+        try:
+            made = context.tokens.create(ttl=timedelta(hours=1))
+            fleet = Fleet(database, Authority.load(self.directory / "pki"))
+            key = new_key()
+            token = EnrollmentToken(("https://x:1",), "0" * 64, made.record.id, made.secret)
+            answer = fleet.enroll(
+                EnrollRequest(token.id, token.secret, name, make_csr(key, name)), remote="::1"
+            )
+            report = health_report("0.1.0")
+            fleet.record_health(
+                answer.host_id,  # type: ignore[arg-type]
+                replace(report, bundle=bundle),
+                time.time_ns(),
+            )
+        finally:
+            database.close()
+            context.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    made = Server(tmp_path)
+    result = CliRunner().invoke(cli.main, ["--config", str(made.config), "ca", "init"])
+    assert result.exit_code == 0, result.output
+    return made
+
+
+def test_init_is_made_once(server: Server) -> None:
+    assert server.run("status").exit_code == ExitCode.NOT_FOUND
+    assert server.json("init")["made"] is True
+    assert server.json("init")["made"] is False
+    assert "already" in server.run("init").stdout
+    assert server.run("init", "--root-threshold", "2").exit_code == ExitCode.USAGE
+    assert "no bundle was published yet" in server.run("status").stdout
+
+
+def test_init_says_what_to_do_with_the_root_key(server: Server) -> None:
+    assert "export-root" in server.run("init").output
+
+
+def test_publish_says_what_changes_and_publishes_nothing_twice(server: Server) -> None:
+    server.json("init")
+    assert server.json("build", "--from", str(server.rules.parent))["added"] == [
+        "rules/10-own.yaml"
+    ]
+    assert server.publish("--dry-run")["published"] is None
+    assert server.publish()["published"] == 1
+    assert server.publish()["published"] is None
+    assert "Nothing differs" in server.run("build", "--from", str(server.rules.parent)).stdout
+    assert server.publish("--force")["published"] == 2
+    server.write(b"- list: two\n  items: []\n")
+    (server.rules / "20-new.yaml").write_bytes(b"")
+    text = server.run("publish", "--from", str(server.rules.parent), "--canary", "5%").stdout
+    assert "+ rules/20-new.yaml\n~ rules/10-own.yaml\n" in text
+    assert "Published bundle 3, to 5 % of the hosts first." in text
+
+
+def test_tags_have_rules_of_their_own(server: Server) -> None:
+    server.json("init")
+    own = server.directory / "rules.d" / "web"
+    own.mkdir(parents=True)
+    (own / "apache.yaml").write_bytes(b"- list: web\n  items: []\n")
+    (server.directory / "rules.d" / "everywhere.yaml").write_bytes(b"")
+    view = server.publish()
+    assert list(view["parts"]) == ["base", "tag-web"]
+    assert "tag-web/rules/80-web-apache.yaml" in view["added"]
+    (server.rules / "80-web-apache.yaml").write_bytes(b"")
+    failed = server.run("publish", "--from", str(server.rules.parent))
+    assert failed.exit_code == ExitCode.USAGE
+    assert "every host has already" in failed.stderr
+
+
+def test_what_cannot_be_published_is_refused(server: Server, tmp_path: Path) -> None:
+    server.json("init")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert server.run("publish", "--from", str(empty)).exit_code == ExitCode.USAGE
+    (server.rules / "a b.yaml").write_bytes(b"")
+    failed = server.run("publish", "--from", str(server.rules.parent))
+    assert failed.exit_code == ExitCode.UNTRUSTED
+    assert "'rules/a b.yaml' is not a file's name" in failed.stderr
+    for share in ("0%", "101%", "five", "-1"):
+        failed = server.run("publish", "--from", str(server.rules.parent), "--canary", share)
+        assert failed.exit_code == ExitCode.USAGE
+
+
+def test_rollback_brings_old_rules_under_a_new_version(server: Server) -> None:
+    server.json("init")
+    assert server.run("rollback", "--yes").exit_code == ExitCode.NOT_FOUND
+    server.publish()
+    server.write(b"- list: two\n  items: []\n")
+    server.publish()
+    assert "Would bring back bundle 1" in server.run("rollback", "--dry-run").stdout
+    assert server.run("rollback", stdin="n\n").exit_code == 1
+    assert server.json("rollback", "--yes") == {"published": 3, "restores": 1}
+    assert server.run("rollback", "--to", "9", "--yes").exit_code == ExitCode.NOT_FOUND
+    assert "brings back 2" in server.run("rollback", "--to", "2", "--yes").stdout
+    view = server.json("status")
+    assert (view["version"], view["rollout"]["stage"]) == (4, "done")
+    first, second = view["releases"][2], view["releases"][0]
+    assert first["parts"]["base"]["sha256"] == second["parts"]["base"]["sha256"]
+
+
+def test_status_shows_hosts_and_a_rollout(server: Server) -> None:
+    server.json("init")
+    server.publish()
+    server.run("promote")
+    assert server.run("promote").exit_code == ExitCode.NOT_FOUND
+    ended = BundleEnd(2, BundleOutcome.ROLLED_BACK, "Falco\x1b did not come back", 1)
+    server.join("web-1", BundleHealth(1, ended))
+    server.join("web-2", BundleHealth(2))
+    server.write(b"- list: two\n  items: []\n")
+    assert server.publish("--canary", "50%")["published"] == 3
+    server.json("promote")
+    view = server.json("status", code=0)
+    assert (view["rollout"]["stage"], view["rollout"]["hosts"]) == ("all", 2)
+    assert view["hosts"]["lagging"] == 2
+    server.join("web-3", BundleHealth(2, BundleEnd(3, BundleOutcome.REFUSED, "no", 1)))
+    view = server.json("status", code=ExitCode.INCOMPLETE)
+    assert view["failing"] == [
+        {
+            "id": view["failing"][0]["id"],
+            "name": "web-3",
+            "version": 3,
+            "outcome": "refused",
+            "reason": "no",
+        }
+    ]
+    text = server.run("status").stdout
+    assert "3: 0 current, 2 lagging, 1 failing" in text
+    assert "web-3" in text
+    assert "1 hosts would not have their bundle" in text
+
+
+def test_root_key_goes_to_a_stick_and_comes_back_to_sign(server: Server, tmp_path: Path) -> None:
+    server.json("init")
+    secret = tmp_path / "passphrase"
+    secret.write_text("long enough a phrase\n")
+    stick = str(tmp_path / "root.pem")
+    assert all(key["here"] for key in server.json("keys", "list"))
+    given = ("--passphrase-file", str(secret))
+    server.json("keys", "export-root", stick, *given, "--yes")
+    assert [key["here"] for key in server.json("keys", "list")] == [False, True, True, True]
+    assert "root" in server.run("keys", "list").stdout
+    assert server.run("keys", "renew-root").exit_code == ExitCode.NOT_FOUND
+    assert server.json("keys", "renew-root", "--root-key", stick, *given)["version"] == 2
+    assert server.json("keys", "rotate", "targets", "--root-key", stick, *given)["root"] == 3
+    asked = server.run(
+        "keys", "rotate", "root", "--root-key", stick, stdin="long enough a phrase\n"
+    )
+    assert "The root key is" in asked.stdout
+    assert "Root 5 is valid until" in server.run("keys", "renew-root").stdout
+    again = server.run(
+        "keys", "export-root", str(tmp_path / "b.pem"), "--yes", stdin="one phrase too short\n" * 2
+    )
+    assert again.exit_code == 0, again.output
+    missing = server.run("keys", "renew-root", "--root-key", str(tmp_path / "none"), *given)
+    assert missing.exit_code == ExitCode.FILE_ACCESS
+    no_phrase = ("--passphrase-file", str(tmp_path / "none"))
+    assert server.run("keys", "renew-root", "--root-key", stick, *no_phrase).exit_code == (
+        ExitCode.FILE_ACCESS
+    )
