@@ -25,8 +25,11 @@ from sib_server.detection.bundles.failures import NoRolloutError
 from sib_server.detection.bundles.publishing import Publisher, earlier
 from sib_server.detection.bundles.releases import Stage
 from sib_server.detection.bundles.status import status_view
+from sib_server.detection.rules.compile import compile_rules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sib_server.detection.bundles.build import Difference
     from sib_server.detection.bundles.publishing import Content
 
@@ -34,9 +37,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FROM = click.option(
     "--from",
     "folder",
-    required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A compiled rule set: rules/*.yaml and drills/*.yaml.",
+    help="A compiled rule set: rules/*.yaml and drills/*.yaml. [default: compile one now]",
 )
 
 
@@ -92,8 +94,12 @@ def init(server: ServerContext, root_keys: int, root_threshold: int, as_json: bo
         click.echo(f"There is a repository in {repository.directory} already.")
 
 
-def _content(server: ServerContext, folder: Path) -> Content:
-    return build(read_folder(folder), read_tag_rules(server.settings.bundles.tag_rules))
+def _content(server: ServerContext, folder: Path | None) -> Content:
+    if folder is not None:
+        files: Mapping[str, bytes] = read_folder(folder)
+    else:
+        files = compile_rules(server.settings).checked().files
+    return build(files, read_tag_rules(server.settings.detection.own_rules))
 
 
 def _difference(server: ServerContext, content: Content) -> Difference:
@@ -133,13 +139,13 @@ def _show(content: Content, difference: Difference) -> None:
 @_FROM
 @_JSON
 @pass_server
-def build_(server: ServerContext, folder: Path, as_json: bool) -> None:
+def build_(server: ServerContext, folder: Path | None, as_json: bool) -> None:
     """Say what would be published, and what differs from the newest bundle. Publishes nothing.
 
     \b
     Examples:
-      sib-server bundle build --from compiled
-      sib-server bundle build --from compiled --json | jq .changed
+      sib-server bundle build
+      sib-server bundle build --json | jq .changed
     """
     content = _content(server, folder)
     difference = _difference(server, content)
@@ -165,7 +171,7 @@ def build_(server: ServerContext, folder: Path, as_json: bool) -> None:
 @pass_server
 def publish(
     server: ServerContext,
-    folder: Path,
+    folder: Path | None,
     percent: float | None,
     *,
     note: str,
@@ -173,7 +179,10 @@ def publish(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Sign a rule set and bring it to the hosts.
+    """Sign the rules and bring them to the hosts.
+
+    The rules are those of 'sib-server rules list', and for hosts with a tag also the files in a
+    folder of that name beside your own rules: /etc/sib/rules.d/web/*.yaml.
 
     A host proves it before it uses it, watches its Falco afterwards, and goes back by itself where
     it does harm. A rollout in which too many hosts did so is stopped, and its hosts get back what
@@ -181,8 +190,8 @@ def publish(
 
     \b
     Examples:
-      sib-server bundle publish --from compiled --canary 5% --note 'new SSH rules'
-      sib-server bundle publish --from compiled --dry-run
+      sib-server bundle publish --canary 5% --note 'new SSH rules'
+      sib-server bundle publish --dry-run
     """
     content = _content(server, folder)
     difference = _difference(server, content)

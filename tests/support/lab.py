@@ -112,9 +112,10 @@ class Server(Daemon):
                 "state": {"url": f"sqlite:///{directory / 'state.db'}"},
                 "pki": {"directory": str(directory / "pki")},
                 "journal": {"path": str(directory / "journal" / "journal.db")},
-                "bundles": {
-                    "directory": str(directory / "bundles"),
-                    "tag_rules": str(directory / "rules.d"),
+                "bundles": {"directory": str(directory / "bundles")},
+                "detection": {
+                    "own_rules": str(directory / "rules.d"),
+                    "directory": str(directory / "rules"),
                 },
                 "metrics": {"port": self.metrics_port},
             },

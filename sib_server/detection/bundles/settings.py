@@ -22,10 +22,6 @@ class BundleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Path,
         Meta(description="The TUF repository and its keys. Back it up; the keys are secret."),
     ] = Path("/var/lib/sib-server/bundles")
-    tag_rules: Annotated[
-        Path,
-        Meta(description="Rule files for the hosts with a tag are in TAG/*.yaml below this."),
-    ] = Path("/etc/sib/rules.d")
     pulls_per_second: Annotated[
         float,
         Meta(

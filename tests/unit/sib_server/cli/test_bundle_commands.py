@@ -28,7 +28,10 @@ class Server:
         self.config.write_text(
             f"state: {{url: 'sqlite:///{directory}/state.db'}}\n"
             f"pki: {{directory: '{directory}/pki'}}\n"
-            f"bundles: {{directory: '{directory}/bundles', tag_rules: '{directory}/rules.d'}}\n"
+            f"bundles: {{directory: '{directory}/bundles'}}\n"
+            f"detection: {{own_rules: '{directory}/rules.d', directory: '{directory}/rules'}}\n"
+            f"sigma: {{directory: '{directory}/sigma'}}\n"
+            f"intel: {{directory: '{directory}/intel'}}\n"
             "listen: {public_urls: ['https://sib.example:8443']}\n"
         )
         self.rules = directory / "compiled" / "rules"
@@ -90,6 +93,16 @@ def test_init_is_made_once(server: Server) -> None:
     assert "already" in server.run("init").stdout
     assert server.run("init", "--root-threshold", "2").exit_code == ExitCode.USAGE
     assert "no bundle was published yet" in server.run("status").stdout
+
+
+def test_rules_are_compiled_where_none_are_given(server: Server) -> None:
+    server.json("init")
+    built = server.json("build")
+    assert any(name.startswith("rules/1") for name in built["added"])
+    own = server.directory / "rules.d"
+    own.mkdir()
+    (own / "bad.yaml").write_text("- rule: [not, a, name]\n")
+    assert server.run("publish").exit_code == ExitCode.DAMAGED
 
 
 def test_init_says_what_to_do_with_the_root_key(server: Server) -> None:
