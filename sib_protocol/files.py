@@ -36,7 +36,10 @@ def write_synced(
     try:
         # The mode given to open() is cut by the umask; a secret may be narrower, never wider.
         if owner is not None:
-            os.fchown(descriptor, *owner)
+            found = os.fstat(descriptor)
+            # A sandboxed service whose files are right as they come need not be let call this.
+            if (found.st_uid, found.st_gid) != owner:
+                os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         view = memoryview(content)
         while view:

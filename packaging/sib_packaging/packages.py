@@ -69,7 +69,12 @@ AGENT: Final = Package(
         "sib-agent.service",
     ),
     unit_files=("sib-agent-setup.service", "sib-falco-reload.service"),
-    state=("/var/lib/sib-agent", "/var/lib/sib-falco"),
+    state=(
+        *("/var/lib/sib-agent", "/var/lib/sib-falco"),
+        # What setup wrote.
+        *("/etc/sib/falco.yaml", "/etc/sib/falco-probe.yaml", "/etc/sib/config.alloy"),
+        *("/etc/sib/falco.yaml.new", "/etc/sib/falco-probe.yaml.new", "/etc/sib/config.alloy.new"),
+    ),
     config=(("agent.yaml", "/etc/sib/agent.yaml"),),
     depends_deb=("systemd", *_PYTHON_DEB),
     depends_rpm=("systemd", *_PYTHON_RPM),

@@ -70,7 +70,7 @@ def setup(
         findings.append(steps.judge_bundle(settings.falco))
     findings += steps.judge_changes(changes, pending=looking)
     if not looking and not no_units:
-        findings += steps.tell_systemd(steps.unit_steps(settings, changes))
+        findings += steps.tell_systemd(steps.unit_steps(settings, facts, changes))
     _show(findings, changes, quiet=quiet, as_json=as_json)
     if check:
         raise SystemExit(exit_code(findings))

@@ -88,16 +88,22 @@ def wanted_files(
     return files
 
 
-def unit_steps(settings: AgentSettings, changes: Sequence[FileChange]) -> list[UnitStep]:
-    """What to tell systemd after the changes. Pure.
+def unit_steps(
+    settings: AgentSettings, facts: HostFacts, changes: Sequence[FileChange]
+) -> list[UnitStep]:
+    """What to tell systemd after the changes, of the programs that are here. Pure.
 
     A unit whose configuration has come is started; of one whose configuration is another, only
     what runs takes it up: what was stopped on purpose stays so.
     """
     falco = {str(settings.falco.config), str(probe_path(settings.falco))}
+    alloy = {str(settings.alloy.config)}
     steps = []
-    for unit, paths in ((FALCO_UNIT, falco), (ALLOY_UNIT, {str(settings.alloy.config)})):
-        actions = {change.action for change in changes if change.path in paths}
+    for here, unit, paths in (
+        (facts.falco.program, FALCO_UNIT, falco),
+        (facts.alloy, ALLOY_UNIT, alloy),
+    ):
+        actions = {change.action for change in changes if here and change.path in paths}
         if actions & _NEW:
             steps.append(UnitStep("start", unit))
         elif actions & _CHANGED:

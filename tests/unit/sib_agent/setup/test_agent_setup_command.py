@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import CliRunner, Result
 from sib_agent.cli import main
 from sib_agent.settings import AgentSettings
 from sib_agent.setup import steps
-from sib_agent.setup.facts import ask
+from sib_agent.setup.facts import ask, gather
+from sib_agent.setup.falco_config import FalcoFiles
 from sib_agent.setup.units import unit_states
 from sib_protocol.errors import ExitCode
 from sib_protocol.generated import Action, FileChange
@@ -145,8 +147,13 @@ def test_systemd_is_told_of_what_is_different(
     changes = [
         FileChange(path, Action(action)) for path, action in zip(paths, actions, strict=True)
     ]
-    found = steps.unit_steps(AgentSettings(), changes)
+    facts = dataclasses.replace(
+        gather(AgentSettings()), falco=FalcoFiles(True, None, None), alloy=True
+    )
+    found = steps.unit_steps(AgentSettings(), facts, changes)
     assert [(step.verb, step.unit) for step in found] == told
+    bare = dataclasses.replace(facts, falco=FalcoFiles(False, None, None), alloy=False)
+    assert steps.unit_steps(AgentSettings(), bare, changes) == []
 
 
 def test_systemd_is_told_without_waiting_for_it(
