@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.catalogue import Entry
     from sib_server.detection.rules.findings import Finding
 
-_LAZY: Final[dict[str, str]] = {}
+_LAZY: Final = {
+    "tune": "sib_server.cli.rules_tune:tune",
+    "tunings": "sib_server.cli.rules_tune:tunings",
+    "undo": "sib_server.cli.rules_tune:undo",
+}
 _COLOURS: Final = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
 
@@ -38,6 +42,7 @@ def rules() -> None:
       sib-server rules list
       sib-server rules lint /etc/sib/rules.d
       sib-server rules disable T1046
+      sib-server rules tune EVENT_ID
     """
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from sib_server.detection.rules.effective import comps
 from sib_server.detection.rules.findings import Finding, LintName, Place, Severity
 from sib_server.detection.rules.items import RuleException
+from sib_server.detection.rules.writing import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.decisions import Tuning
 
 TUNING: Final = LintName("tuning")
+TUNABLE_COMPS: Final = frozenset({"=", "==", "in"})
+"""Operators by which a value stands for itself alone."""
+_NUMBER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 PLACE: Final = Place("tunings", 1)
 
 
@@ -42,19 +48,26 @@ def with_exception(rule: Rule, tuning: Tuning) -> Rule | None:
     if known is None:
         if not tuning.adds_exception:
             return None
-        added = RuleException(tuning.exception, tuning.fields, False, (), (tuning.values,), PLACE)
+        texts = tuple(map(_item, tuning.values))
+        added = RuleException(tuning.exception, tuning.fields, False, (), (texts,), PLACE)
         return replace(rule, exceptions=(*rule.exceptions, added))
-    if known.fields != tuning.fields or any(comp not in {"=", "==", "in"} for comp in known.comps):
+    if known.fields != tuning.fields or not set(comps(known)) <= TUNABLE_COMPS:
         return None
-    values = tuning.values[:1] if known.single else (_fitted(known, tuning.values),)
+    texts = tuple(map(_item, tuning.values))
+    values = texts if known.single else (_fitted(known, texts),)
     extended = replace(known, values=(*known.values, *values))
     exceptions = tuple(extended if one is known else one for one in rule.exceptions)
     return replace(rule, exceptions=exceptions)
 
 
+def _item(value: str) -> str:
+    """A value as Falco takes it: in quotes, so that it is never the name of a list."""
+    return value if _NUMBER.fullmatch(value) else quoted(value)
+
+
 def _fitted(known: RuleException, values: tuple[str, ...]) -> tuple[str | tuple[str, ...], ...]:
     """A value of a list operator is a list of one."""
-    comps = known.comps or ("=",) * len(values)
     return tuple(
-        (value,) if comp == "in" else value for value, comp in zip(values, comps, strict=True)
+        (value,) if comp == "in" else value
+        for value, comp in zip(values, comps(known), strict=True)
     )

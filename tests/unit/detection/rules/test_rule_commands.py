@@ -110,7 +110,7 @@ def test_show_says_what_hosts_judge_by(place: Place) -> None:
     told = place.run("show", "own-rule-1").stdout
     assert "# tuned by t-2: who with 'passwd', 'root'" in told
     (rule,) = yaml.safe_load(told)
-    assert rule["exceptions"][0]["values"] == [["passwd", "root"]]
+    assert rule["exceptions"][0]["values"] == [['"passwd"', '"root"']]
     answer = json.loads(place.run("show", "Ours", "--json").stdout)
     assert answer["tunings"] == [{"id": "t-2", "exception": "who", "values": ["passwd", "root"]}]
     assert len(answer["content"]) == 64

@@ -52,7 +52,7 @@ def test_a_tuned_stock_rule_becomes_a_whole_definition_without_foreign_names(
     assert document["condition"] == (
         'evt.type = execve and proc.name in (bash, "my shell") and not '
         '(proc.pname in ("cron job")) and not '
-        "(proc.pname in (make) and user.name = ci)"
+        '(proc.pname in ("make") and user.name = "ci")'
     ).replace("evt.type = execve and proc.name in (bash, \"my shell\")",
               "(evt.type = execve and proc.name in (bash, \"my shell\"))")  # fmt: skip
     assert "exceptions" not in document
@@ -65,7 +65,7 @@ def test_own_and_tuned_rules_of_ours_are_overridden_in_place(place: Place) -> No
     assert decided(compiled) == [
         {
             "rule": "Ours",
-            "exceptions": [{"name": "who", "values": [["passwd", "root"]]}],
+            "exceptions": [{"name": "who", "values": [['"passwd"', '"root"']]}],
             "enabled": False,
             "override": {"exceptions": "append", "enabled": "replace"},
         }
