@@ -52,6 +52,9 @@ _BY_NAME: Final = {
 TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 """An ATT&CK technique or sub-technique id, as Falco's rules carry it among their tags."""
 
+DEMO_TAG: Final = "sib_demo"
+"""Among an event's tags: it is stored and found like any other, and alerts nobody."""
+
 UNPARSED_RULE: Final = ""
 """The rule name of an event that names no rule."""
 
@@ -168,7 +171,13 @@ def summarize(line: bytes) -> EventSummary:
 
 
 def sib_event(
-    *, rule: str, priority: Priority, time_ns: int, output: str, fields: dict[str, str | int]
+    *,
+    rule: str,
+    priority: Priority,
+    time_ns: int,
+    output: str,
+    fields: dict[str, str | int],
+    tags: tuple[str, ...] = (),
 ) -> bytes:
     """One record that SIB itself makes, as a line in the shape of a Falco alert.
 
@@ -178,6 +187,7 @@ def sib_event(
         time_ns: when, in nanoseconds since 1970 UTC.
         output: one sentence for people.
         fields: the data, under ``output_fields``; keys begin with ``sib.``.
+        tags: further ones beside ``sib``.
     """
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
     second = datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
@@ -188,7 +198,7 @@ def sib_event(
             "priority": priority.value,
             "rule": rule,
             "source": "sib",
-            "tags": ["sib"],
+            "tags": ["sib", *tags],
             "time": f"{second}.{nanoseconds:09d}Z",
         }
     )

@@ -14,7 +14,10 @@ from sib_protocol import __version__
 from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
 
-_LAZY = {name: f"sib_agent.cli.{name}:{name}" for name in ("doctor", "logs", "setup", "uninstall")}
+_LAZY = {
+    name: f"sib_agent.cli.{name}:{name}"
+    for name in ("doctor", "drill", "logs", "setup", "uninstall")
+}
 
 
 @click.group(cls=SibGroup, lazy=_LAZY, context_settings={"help_option_names": ["-h", "--help"]})

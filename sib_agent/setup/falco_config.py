@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from sib_protocol.drills.marks import FIELD as DRILL_FIELD
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,6 +54,8 @@ _TRIAGE_FIELDS: Final = (
     "user.loginname",
     "user.loginuid",
     "fd.name",
+    # What tells a drill's events from others.
+    DRILL_FIELD,
 )
 _CONTAINER_FIELDS: Final = (
     "container.id",

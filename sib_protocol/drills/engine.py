@@ -163,6 +163,10 @@ class Falco:
     ) -> None:
         self.stop()
 
+    def settings(self) -> dict[str, Any]:
+        """What it is told."""
+        return falco_settings(self._plugins)
+
     def start(self) -> None:
         """Start it, and wait until it sees what happens.
 
@@ -170,7 +174,7 @@ class Falco:
             FalcoError: it ends, or sees nothing.
             IsolationError: drills cannot be done here.
         """
-        (self._folder / "falco.yaml").write_text(json.dumps(falco_settings(self._plugins)))
+        (self._folder / "falco.yaml").write_text(json.dumps(self.settings()))
         (self._folder / "mark.yaml").write_text(_MARK_RULES)
         words = [word for path in self._rules for word in ("-r", str(path))]
         with self.alerts_file.open("wb") as out, self.log.open("wb") as log:
