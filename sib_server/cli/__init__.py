@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "backup-key": "sib_server.cli.backup:backup_key",
     "bundle": "sib_server.cli.bundle:bundle",
     "ca": "sib_server.cli.ca:ca",
+    "demo": "sib_server.cli.demo:demo",
     "events": "sib_server.cli.events:events",
     "host": "sib_server.cli.host:host",
     "intel": "sib_server.cli.intel:intel",

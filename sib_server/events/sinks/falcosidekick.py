@@ -27,7 +27,7 @@ from sib_server.events.sinks.falcosidekick_counts import (
     expected_counts,
     parse_counts,
 )
-from sib_server.events.sinks.falcosidekick_payload import Outgoing, outgoing
+from sib_server.events.sinks.falcosidekick_payload import Outgoing, is_demo, outgoing
 from sib_server.events.sinks.http import parse_retry_after, read_bounded
 
 if TYPE_CHECKING:
@@ -112,7 +112,11 @@ class FalcosidekickSink:
         if self._attempt is not None:
             # Posting again what may still be under way would pile up copies in Falcosidekick.
             self._judge(self._attempt.batch, await self._finish(self._attempt))
-        waiting = [outgoing(event) for event in events if event.seq not in self._outcomes]
+        waiting = [
+            outgoing(event)
+            for event in events
+            if event.seq not in self._outcomes and not is_demo(event.line)
+        ]
         if self._careful:
             await self._deliver_carefully(waiting)
         elif waiting:
@@ -128,7 +132,8 @@ class FalcosidekickSink:
             await self._session.close()
 
     def _report(self, events: Sequence[StoredEvent]) -> DeliveryReport:
-        outcomes = [self._outcomes.pop(event.seq) for event in events]
+        # A demonstration has no outcome, since it is given to nobody; so it counts as taken.
+        outcomes = [self._outcomes.pop(event.seq, None) for event in events]
         for event in events:
             self._troubles.pop(event.seq, None)
         refused = Counter(reason for reason in outcomes if reason is not None)

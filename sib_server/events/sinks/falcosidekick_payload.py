@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sib_protocol.events import Priority
+from sib_protocol.events import DEMO_TAG, Priority
 
 if TYPE_CHECKING:
     from sib_server.events.stored import StoredEvent
@@ -98,6 +98,25 @@ def outgoing(event: StoredEvent) -> Outgoing:
         tags=tags,
     )
     return Outgoing(event, msgspec.json.encode(body), priority, rule)
+
+
+class _Tags(msgspec.Struct):
+    tags: tuple[str, ...] = ()
+
+
+_tags_decoder: Final = msgspec.json.Decoder(_Tags)
+_DEMO: Final = DEMO_TAG.encode()
+
+
+def is_demo(line: bytes) -> bool:
+    """Whether an event is a demonstration or a probe, which alerts nobody."""
+    # Nearly no event is: the line is searched before it is read.
+    if _DEMO not in line:
+        return False
+    try:
+        return DEMO_TAG in _tags_decoder.decode(line).tags
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _text(raw: msgspec.Raw | None) -> str:
