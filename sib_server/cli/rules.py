@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.findings import Finding
 
 _LAZY: Final = {
+    "test": "sib_server.cli.rules_test:test",
     "tune": "sib_server.cli.rules_tune:tune",
     "tunings": "sib_server.cli.rules_tune:tunings",
     "undo": "sib_server.cli.rules_tune:undo",
