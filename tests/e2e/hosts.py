@@ -112,7 +112,8 @@ class Host:
             if path.is_dir()
         ] or [Path("/sys/fs/cgroup") / self.machine]
 
-    def boot(self) -> None:
+    def boot(self, *options: str) -> None:
+        """Start it; options are systemd-nspawn's."""
         for group in self._groups:
             group.mkdir(exist_ok=True)
         joins = "".join(f"echo $$ >{group}/cgroup.procs; " for group in self._groups)
@@ -123,7 +124,7 @@ class Host:
                     *(str(self.root), f"--machine={self.machine}", f"--hostname={self.name}"),
                     *("--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"),
                     f"--network-namespace-path=/run/netns/{self.namespace}",
-                    *("--link-journal=no", "--console=pipe"),
+                    *("--link-journal=no", "--console=pipe", *options),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,

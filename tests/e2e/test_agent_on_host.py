@@ -1,0 +1,195 @@
+"""An agent's host from installation to removal: configured, enrolled, watched by the real Falco."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.hosts import Host, Network, base, need, wait
+from tests.support.components import component
+
+ROOT = Path(__file__).resolve().parents[2]
+BPF = ("--capability=all", "--system-call-filter=bpf perf_event_open")
+READ_METRICS = (
+    "import urllib.request as u;print(u.urlopen('http://127.0.0.1:8765/metrics').read().decode())"
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def build(output: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sib_packaging", "--output", str(output), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging")},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sib-server and sib-agent as they are here, or those that SIB_PACKAGES holds."""
+    need()
+    output = tmp_path_factory.mktemp("dist")
+    given = os.environ.get("SIB_PACKAGES")
+    if given is None:
+        build(output, "server", "agent")
+    else:
+        for package in Path(given).glob("*.deb"):
+            shutil.copy(package, output)
+    components = os.environ.get("SIB_COMPONENTS")
+    for name in ("falco", "alloy"):
+        if components and (Path(components) / name / name).is_file():
+            build(output, "--components", components, name)
+    return output
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator[tuple[Host, Host]]:
+    work = tmp_path_factory.mktemp("hosts")
+    network = Network(f"siba{os.getpid() % 1000}")
+    made: list[Host] = []
+    try:
+        for name, address in (("server", "10.77.0.2"), ("web-1", "10.77.0.3")):
+            host = Host(network, name, address, base("bookworm"), work)
+            made.append(host)
+            for package in packages.glob("*.deb"):
+                shutil.copy(package, host.root / "root")
+        names = "127.0.0.1 localhost\n10.77.0.2 server\n10.77.0.3 web-1\n"
+        for host in made:
+            (host.root / "etc/hosts").write_text(names)
+            host.boot(*BPF)
+        yield made[0], made[1]
+    finally:
+        for host in made:
+            host.close()
+        network.close(*(host.namespace for host in made))
+
+
+def install(host: Host, *names: str) -> None:
+    files = " ".join(f"/root/{name}_*_amd64.deb" for name in names)
+    host.do("sh", "-c", f"dpkg -i {files}", timeout=240)
+
+
+def active(host: Host, unit: str) -> bool:
+    return host.try_("systemctl", "is-active", unit).stdout.strip() == "active"
+
+
+def said(host: Host, unit: str) -> str:
+    return host.do("journalctl", "--no-pager", "-n", "60", "-u", unit)
+
+
+def doctor(host: Host) -> dict[str, dict[str, Any]]:
+    done = host.try_("sib-agent", "doctor", "--json", timeout=90)
+    return {item["check"]: item for item in json.loads(done.stdout)}
+
+
+def listed(host: Host, folder: str) -> dict[str, str]:
+    """Each file's owner and mode."""
+    text = host.do("find", folder, "-type", "f", "-printf", "%f %u:%g %m\n")
+    return dict(line.split(" ", 1) for line in text.splitlines())
+
+
+@pytest.fixture(scope="module")
+def enrolled(hosts: tuple[Host, Host]) -> Host:
+    """A host on which nothing was done but installing and pasting the line."""
+    server, host = hosts
+    install(server, "sib-server")
+    install(host, "sib-agent")
+    # Before there is an identity: Falco could start, Alloy has nowhere to send to.
+    assert listed(host, "/etc/sib") == {
+        "agent.yaml": "root:sib-agent 640",
+        "falco.yaml": "root:sib-agent 640",
+        "falco-probe.yaml": "root:sib-agent 640",
+    }
+    assert host.do("systemctl", "is-system-running").strip() == "running"
+    host.do("sh", "-c", server.do("sib-server", "token", "create").strip())
+    wait("the agent to start", lambda: active(host, "sib-agent.service"), 20)
+    return host
+
+
+def test_installing_and_pasting_a_line_is_all(enrolled: Host) -> None:
+    assert listed(enrolled, "/etc/sib")["config.alloy"] == "root:sib-agent 640"
+    assert "https://server:8443" in enrolled.do("cat", "/etc/sib/config.alloy")
+    wait("an event home", lambda: doctor(enrolled)["event"]["verdict"] == "well", 60)
+    found = doctor(enrolled)
+    assert found["server"]["verdict"] == "well"
+    assert found["configuration"]["verdict"] == "well"
+    assert enrolled.do("systemctl", "is-system-running").strip() == "running"
+
+
+def test_an_edit_outlives_an_upgrade_and_is_told(enrolled: Host) -> None:
+    enrolled.do("sh", "-c", "echo '# mine' >>/etc/sib/falco.yaml")
+    enrolled.do("sh", "-c", "echo 'falco: {buffer_preset: 5}' >>/etc/sib/agent.yaml")
+    install(enrolled, "sib-agent")
+    assert "# mine" in enrolled.do("cat", "/etc/sib/falco.yaml")
+    assert "buf_size_preset: 5" in enrolled.do("cat", "/etc/sib/falco.yaml.new")
+    assert "was edited" in doctor(enrolled)["file"]["problem"]
+    enrolled.do("sib-agent", "setup", "--force", "--quiet")
+    assert "buf_size_preset: 5" in enrolled.do("cat", "/etc/sib/falco.yaml")
+
+
+def test_falco_sees_under_its_unit_and_takes_up_a_bundle(enrolled: Host) -> None:
+    component("falco", "falco")
+    install(enrolled, "sib-falco")
+    wait("Falco to run", lambda: active(enrolled, "sib-falco.service"), 30)
+
+    def seen() -> bool:
+        found = doctor(enrolled)
+        assert active(enrolled, "sib-falco.service"), said(enrolled, "sib-falco.service")
+        return "Falco saw it after" in found["event"]["problem"]
+
+    wait("Falco to see", seen, 120)
+    pid = enrolled.do("systemctl", "show", "-P", "MainPID", "sib-falco").strip()
+    status = enrolled.do("cat", f"/proc/{pid}/status")
+    bounds = int(status.partition("CapBnd:")[2].split()[0], 16)
+    # Perfmon, bpf, sys_resource, sys_ptrace: nothing else, or less where the machine has less.
+    assert bounds & ~(1 << 38 | 1 << 39 | 1 << 24 | 1 << 19) == 0
+    assert "NoNewPrivs:\t1" in status
+
+    rule = (
+        '[{"rule": "Bundle on a host", "desc": "d", "output": "o %proc.cmdline",'
+        ' "priority": "NOTICE", "condition": "evt.type in (execve, execveat)'
+        ' and evt.res = SUCCESS and proc.args = marker-of-a-bundle"}]'
+    )
+    script = (
+        "set -e; cd /var/lib/sib-agent/bundles; mkdir -p 7/rules; cat >7/rules/50-x.yaml;"
+        " ln -s 7 .new; mv -T .new current"
+    )
+    # As the bundle client: the agent's user, who has no power over Falco.
+    enrolled.do("setpriv", "--reuid=sib-agent", "--regid=sib-agent", "--clear-groups",
+                "sh", "-c", script, stdin=rule)  # fmt: skip
+
+    def fires() -> bool:
+        enrolled.do("/bin/true", "marker-of-a-bundle")
+        return "Bundle on a host" in enrolled.do("python3", "-c", READ_METRICS)
+
+    wait("the bundle's rule to fire", fires, 60)
+    assert not enrolled.do("systemctl", "--failed", "--no-legend").strip()
+
+
+def test_alloy_ships_under_its_unit(enrolled: Host) -> None:
+    component("alloy", "alloy")
+    install(enrolled, "sib-alloy")
+    wait("Alloy to run", lambda: active(enrolled, "sib-alloy.service"), 30)
+    wait("its parts", lambda: doctor(enrolled)["alloy"]["verdict"] == "well", 60)
+
+
+def test_nothing_is_left_by_a_purge(enrolled: Host) -> None:
+    steps = json.loads(enrolled.do("sib-agent", "uninstall", "--purge", "--dry-run", "--json"))
+    assert "systemctl stop sib-agent.target" in steps["steps"]
+    enrolled.do("sib-agent", "uninstall", "--purge", "--yes", timeout=120)
+    left = enrolled.do("find", "/var/lib", "/etc", "/run", "-maxdepth", "1", "-name", "sib*")
+    assert left.strip() == ""
+    assert not enrolled.do("systemctl", "--failed", "--no-legend").strip()
