@@ -317,7 +317,9 @@ class FakeLoki:
         query = request.query
         now = self.now_ns()
         try:
-            selector = parse_selector(query["query"])
+            text, _, wanted = query["query"].partition(" |= ")
+            selector = parse_selector(text)
+            part = json.loads(wanted) if wanted else ""
             start = _moment(query.get("start"), now - 3600 * SECOND)
             end = _moment(query.get("end"), now)
             limit = int(query.get("limit", "100"))
@@ -333,7 +335,9 @@ class FakeLoki:
         found = [
             entry
             for entry in self._entries
-            if start <= entry.time_ns < end and matches(dict(entry.labels), selector)
+            if start <= entry.time_ns < end
+            and matches(dict(entry.labels), selector)
+            and part in entry.line
         ]
         found.sort(key=lambda entry: entry.time_ns, reverse=backward)
         streams: dict[tuple[tuple[str, str], ...], list[list[str]]] = {}

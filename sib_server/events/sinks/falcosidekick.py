@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from sib_protocol.errors import MalformedMessageError
+from sib_server.events.probe import is_quiet
 from sib_server.events.sinks.base import DeliveryReport, SinkUnavailableError
 from sib_server.events.sinks.falcosidekick_counts import (
     Comparison,
@@ -115,7 +116,7 @@ class FalcosidekickSink:
         waiting = [
             outgoing(event)
             for event in events
-            if event.seq not in self._outcomes and not is_demo(event.line)
+            if event.seq not in self._outcomes and not (is_demo(event.line) or is_quiet(event))
         ]
         if self._careful:
             await self._deliver_carefully(waiting)
