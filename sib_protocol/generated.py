@@ -46,6 +46,9 @@ class Action(Enum):
     REPLACED = "replaced"
     """Somebody edited it, and force was asked for: the edited one is beside it as ``NAME.old``."""
 
+    REMOVED = "removed"
+    """It is not wanted any more; what somebody edited of it is beside it as ``NAME.old``."""
+
 
 class FileChange(msgspec.Struct, frozen=True):
     """What happens to one file.
@@ -165,6 +168,38 @@ def _write(file: GeneratedFile, *, force: bool) -> Action:
     except OSError as error:
         raise FileAccessError(file.path, error.strerror or str(error)) from error
     return action
+
+
+def remove_file(path: Path, *, force: bool = False, dry_run: bool = False) -> FileChange | None:
+    """Take away a generated file that is not wanted any more; one that was edited is kept.
+
+    Args:
+        path: the file's.
+        force: take away an edited one, too; it stays beside as ``NAME.old``.
+        dry_run: only say what would be done.
+
+    Returns:
+        ``None`` where it is not there.
+
+    Raises:
+        FileAccessError: it cannot be read or removed.
+    """
+    found = _read(path)
+    if found is None:
+        return None
+    edited = not is_untouched(found)
+    if edited and not force:
+        return FileChange(str(path), Action.KEPT)
+    if not dry_run:
+        try:
+            if edited:
+                path.replace(path.with_name(f"{path.name}.old"))
+            else:
+                path.unlink()
+            sync_directory(path.parent)
+        except OSError as error:
+            raise FileAccessError(path, error.strerror or str(error)) from error
+    return FileChange(str(path), Action.REMOVED)
 
 
 def _read(path: Path) -> bytes | None:

@@ -91,6 +91,7 @@ class Listener:
         pid: the process; ``None`` where it could not be found (another user's, or a container's).
         program: its name.
         unit: its systemd unit, like ``prometheus.service``.
+        uid: the user that it belongs to; known to everybody, unlike the process.
     """
 
     address: str
@@ -98,12 +99,13 @@ class Listener:
     pid: int | None = None
     program: str | None = None
     unit: str | None = None
+    uid: int | None = None
 
     @property
     def owner(self) -> str:
         """For people: who it is, as well as it is known."""
         if self.pid is None:
-            return "a process that cannot be seen from here"
+            return f"a process of user {self.uid} that cannot be seen from here"
         of_unit = f" of {self.unit}" if self.unit else ""
         return f"{self.program or 'a process'} (process {self.pid}{of_unit})"
 
@@ -207,6 +209,7 @@ def judge_port(
     *,
     ours: Collection[str],
     setting: str,
+    users: Collection[int] = (),
     check: str | None = None,
     sees_all: bool = True,
 ) -> Finding:
@@ -218,6 +221,7 @@ def judge_port(
         listeners: all that there are.
         ours: units that may have it.
         setting: which key gives the service another port.
+        users: ids of the users of those units, which tell as much where a process is hidden.
         check: the finding's name; ``port-NUMBER`` by default.
         sees_all: whether the listeners' owners were looked up by root.
     """
@@ -228,6 +232,8 @@ def judge_port(
         if listener.port == port and overlaps(listener.address, address)
     ]
     for listener in taken:
+        if listener.uid in users:
+            continue
         if listener.pid is None and not sees_all:
             return skipped(
                 name, f"port {port} is taken, and only root can see by whom", "run this as root"
@@ -244,5 +250,5 @@ def judge_port(
                 f"{stop}, or choose another port: {setting}",
             )
     if taken:
-        return well(name, f"port {port} has {taken[0].unit}")
+        return well(name, f"port {port} has {taken[0].unit or ', '.join(sorted(ours))}")
     return well(name, f"port {port} is free")

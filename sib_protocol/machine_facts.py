@@ -51,12 +51,17 @@ def find_memory(proc: Path = _PROC, cgroup: Path = Path("/sys/fs/cgroup")) -> Me
     return Memory(total, min(total, available))
 
 
-def find_disk(path: Path) -> Disk | None:
-    """The file system of a path; of its nearest parent where it is not there yet."""
+def find_disk(path: Path, proc: Path = _PROC) -> Disk | None:
+    """The file system of a path; of its nearest parent where it is not there, or not ours to see.
+
+    Whether it is read-only is asked of the file system and not of its mount: services that look
+    have all the system mounted read-only for themselves.
+    """
     for place in (path, *path.parents):
         try:
+            device = place.stat().st_dev
             found = os.statvfs(place)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             continue
         except OSError:
             return None
@@ -65,9 +70,20 @@ def find_disk(path: Path) -> Disk | None:
             total=found.f_blocks * found.f_frsize,
             free=found.f_bavail * found.f_frsize,
             free_files=found.f_favail if found.f_files else None,
-            read_only=bool(found.f_flag & os.ST_RDONLY),
+            read_only=_is_read_only(device, proc),
         )
     return None
+
+
+def _is_read_only(device: int, proc: Path) -> bool:
+    name = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in (proc / "self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, source = line.partition(" - ")
+            columns, of_source = mount.split(), source.split()
+            if len(columns) > 2 and columns[2] == name and len(of_source) > 2:
+                return "ro" in of_source[2].split(",")
+    return False
 
 
 def find_clock() -> Clock:
@@ -143,18 +159,18 @@ def find_listeners(proc: Path = _PROC) -> list[Listener]:
     sockets = [
         entry for name in ("tcp", "tcp6") for entry in _listening_sockets(proc / "net" / name)
     ]
-    owners = _socket_owners(proc, {inode for _, _, inode in sockets})
+    owners = _socket_owners(proc, {inode for _, _, inode, _ in sockets})
     found = []
-    for address, port, inode in sockets:
+    for address, port, inode, uid in sockets:
         pid = owners.get(inode)
         if pid is None:
-            found.append(Listener(address, port))
+            found.append(Listener(address, port, uid=uid))
         else:
-            found.append(Listener(address, port, pid, _program(proc, pid), _unit(proc, pid)))
+            found.append(Listener(address, port, pid, _program(proc, pid), _unit(proc, pid), uid))
     return sorted(found, key=lambda listener: (listener.port, listener.address))
 
 
-def _listening_sockets(table: Path) -> list[tuple[str, int, str]]:
+def _listening_sockets(table: Path) -> list[tuple[str, int, str, int]]:
     found = []
     with suppress(OSError):
         for line in table.read_text(errors="replace").splitlines()[1:]:
@@ -162,7 +178,8 @@ def _listening_sockets(table: Path) -> list[tuple[str, int, str]]:
             if len(columns) > 9 and columns[3] == _LISTENING:
                 address, _, port = columns[1].partition(":")
                 with suppress(ValueError, OSError):
-                    found.append((_address(address), int(port, 16), columns[9]))
+                    place = (_address(address), int(port, 16))
+                    found.append((*place, columns[9], int(columns[7])))
     return found
 
 

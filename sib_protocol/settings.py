@@ -52,8 +52,17 @@ def parse_settings(text: str, wanted: type[Settings], path: Path) -> Settings:
     Raises:
         SettingsError: not YAML, an unknown key, or a value of the wrong kind.
     """
+    return convert_settings(parse_tree(text, path), wanted, path)
+
+
+def parse_tree(text: str, path: Path) -> Any:
+    """YAML text as plain data.
+
+    Raises:
+        SettingsError: not YAML.
+    """
     try:
-        tree = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark is not None else None
@@ -62,6 +71,19 @@ def parse_settings(text: str, wanted: type[Settings], path: Path) -> Settings:
     except (ValueError, RecursionError) as error:
         # A day that no month has, a number of thousands of digits, lists in lists in lists.
         raise SettingsError(path, None, f"not valid YAML: {error}") from error
+
+
+def convert_settings(tree: Any, wanted: type[Settings], path: Path) -> Settings:
+    """Turn plain data into settings.
+
+    Args:
+        tree: what YAML gave; ``None`` means all defaults.
+        wanted: a frozen ``msgspec.Struct`` with ``forbid_unknown_fields``.
+        path: named in errors.
+
+    Raises:
+        SettingsError: an unknown key, or a value of the wrong kind.
+    """
     try:
         return msgspec.convert(tree if tree is not None else {}, wanted, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:
@@ -90,12 +112,21 @@ def load_settings(path: Path, wanted: type[Settings]) -> Settings:
         FileAccessError: the file cannot be read.
         SettingsError: what is in it cannot be used.
     """
+    return parse_settings(read_settings(path), wanted, path)
+
+
+def read_settings(path: Path) -> str:
+    """A settings file's text.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+        SettingsError: it is no text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileAccessError(path, "no such settings file") from error
     except UnicodeDecodeError as error:
         raise SettingsError(path, None, "not UTF-8 text") from error
     except OSError as error:
         raise FileAccessError(path, error.strerror or str(error)) from error
-    return parse_settings(text, wanted, path)

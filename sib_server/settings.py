@@ -21,6 +21,7 @@ from sib_server.fleet.policy import FleetPolicy
 from sib_server.listener.gate import GateLimits
 from sib_server.operations.settings import BackupSettings
 from sib_server.stack.push.settings import PushSettings
+from sib_server.stack.settings import StackSettings
 
 DEFAULT_PATH: Final = Path("/etc/sib/server.yaml")
 
@@ -179,6 +180,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journal: JournalSettings = JournalSettings()
     sinks: SinksSettings = SinksSettings()
     push: PushSettings = PushSettings()
+    stack: StackSettings = StackSettings()
     metrics: MetricsSettings = MetricsSettings()
     intel: IntelSettings = IntelSettings()
     sigma: SigmaSettings = SigmaSettings()

@@ -9,9 +9,9 @@ import click
 
 from sib_protocol import __version__
 from sib_protocol.console import SibGroup
-from sib_protocol.settings import load_settings
 from sib_server.cli.context import ServerContext
-from sib_server.settings import DEFAULT_PATH, ServerSettings
+from sib_server.settings import DEFAULT_PATH
+from sib_server.settings_files import load_server_settings
 
 _COMMANDS: Final = {
     "backup": "sib_server.cli.backup:backup",
@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "restore": "sib_server.cli.backup:restore",
     "rules": "sib_server.cli.rules:rules",
     "serve": "sib_server.cli.serve:serve",
+    "setup": "sib_server.cli.setup:setup",
     "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",
     "token": "sib_server.cli.token:token",
@@ -59,9 +60,6 @@ def main(ctx: click.Context, config: Path | None) -> None:
       eval "$(_SIB_SERVER_COMPLETE=bash_source sib-server)"
     """
     # A file that was named has to be there; without the usual one, the defaults hold.
-    if config is None and not DEFAULT_PATH.exists():
-        settings = ServerSettings()
-    else:
-        settings = load_settings(config or DEFAULT_PATH, ServerSettings)
+    settings = load_server_settings(config or DEFAULT_PATH, needed=config is not None)
     ctx.obj = ServerContext(settings, config or DEFAULT_PATH)
     ctx.call_on_close(ctx.obj.close)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sib_server.settings import DEFAULT_PATH
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sib_server.detection.bundles.repository import Repository
     from sib_server.events.stored import StoredEvent
@@ -29,13 +32,11 @@ class ServerContext:
     """What ``ctx.obj`` is under every command of sib-server.
 
     Args:
-        settings: from the settings file.
-        settings_file: where that is, or would be.
+        settings: from the settings files.
+        settings_file: the main one of them, which need not be there.
     """
 
-    def __init__(
-        self, settings: ServerSettings, settings_file: Path = Path("/etc/sib/server.yaml")
-    ) -> None:
+    def __init__(self, settings: ServerSettings, settings_file: Path = DEFAULT_PATH) -> None:
         self.settings = settings
         self.settings_file = settings_file
 

@@ -30,6 +30,7 @@ from sib_server.events.sinks.falcosidekick_counts import (
 )
 from sib_server.events.sinks.falcosidekick_payload import Outgoing, is_demo, outgoing
 from sib_server.events.sinks.http import parse_retry_after, read_bounded
+from sib_server.stack.access import request_headers, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,6 +80,9 @@ class FalcosidekickSink:
         clock: seconds, monotonic.
         give_up_after: how long an event may fail before it counts as refused, seconds: an output
             that is set up wrongly must not keep events from the others for ever.
+
+    Raises:
+        StoreAccessError, FileAccessError: trust or credentials cannot be used.
     """
 
     def __init__(
@@ -97,6 +101,11 @@ class FalcosidekickSink:
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(settings.connections)
         self._url = settings.url.rstrip("/")
+        self._headers = {
+            "Content-Type": "application/json",
+            **request_headers(settings.access, tenant=None),
+        }
+        self._tls = tls(settings.access)
         self._attempt: _Attempt | None = None
         self._careful = False
         self._turn = 0
@@ -319,9 +328,9 @@ class FalcosidekickSink:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers={"Content-Type": "application/json", "User-Agent": "sib-server"},
+                headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
-                connector=aiohttp.TCPConnector(limit=self._settings.connections + 1),
+                connector=aiohttp.TCPConnector(limit=self._settings.connections + 1, ssl=self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

@@ -30,6 +30,7 @@ from sib_server.events.sinks.loki_push import (
     PushRequest,
     plan,
 )
+from sib_server.stack.access import request_headers, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +63,9 @@ class LokiSink:
         settings: where and how.
         now_ns: the wall clock, nanoseconds since 1970 UTC.
         clock: seconds, monotonic.
+
+    Raises:
+        StoreAccessError, FileAccessError: trust or credentials cannot be used.
     """
 
     def __init__(
@@ -90,6 +94,11 @@ class LokiSink:
         # wrong an entry can go under none of ours.
         self._ahead_ns = 0
         self._url = settings.url.rstrip("/") + "/loki/api/v1/push"
+        self._headers = {
+            "Content-Type": "application/x-protobuf",
+            **request_headers(settings.access, settings.tenant),
+        }
+        self._tls = tls(settings.access)
 
     async def deliver(self, events: Sequence[StoredEvent]) -> DeliveryReport:
         """See :class:`~sib_server.events.sinks.base.Sink`."""
@@ -262,12 +271,9 @@ class LokiSink:
         return answer
 
     def _connect(self) -> aiohttp.ClientSession:
-        headers = {"Content-Type": "application/x-protobuf", "User-Agent": "sib-server"}
-        if self._settings.tenant is not None:
-            headers["X-Scope-OrgID"] = self._settings.tenant
         return aiohttp.ClientSession(
-            headers=headers,
+            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
-            connector=aiohttp.TCPConnector(limit=self._settings.connections),
+            connector=aiohttp.TCPConnector(limit=self._settings.connections, ssl=self._tls),
             cookie_jar=aiohttp.DummyCookieJar(),
         )

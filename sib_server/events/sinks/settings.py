@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sib_server.stack.access import StoreAccess
+
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
@@ -20,6 +22,7 @@ class LokiSinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: Annotated[
         str | None, Meta(description="Sent as X-Scope-OrgID; none for a Loki without tenants.")
     ] = None
+    access: StoreAccess = StoreAccess()
     timeout_seconds: Annotated[
         _Seconds, Meta(description="How long one push may take before it is tried again.")
     ] = 30.0
@@ -75,6 +78,7 @@ class FalcosidekickSinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fiel
     url: Annotated[str, Meta(description="Falcosidekick's address, without a path.")] = (
         "http://127.0.0.1:2801"
     )
+    access: StoreAccess = StoreAccess()
     timeout_seconds: Annotated[
         _Seconds, Meta(description="How long one request may take before it is tried again.")
     ] = 10.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,6 +21,7 @@ from starlette.routing import Route
 
 from sib_protocol.errors import MalformedMessageError, TooLargeError
 from sib_server.events.sinks.http import parse_retry_after, read_bounded
+from sib_server.stack.access import request_headers, tls
 from sib_server.stack.push import rewrite
 from sib_server.stack.push.rates import HostRates
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from sib_protocol.ids import HostId, HostName
+    from sib_server.stack.access import StoreAccess
     from sib_server.stack.push.settings import PushSettings
 
 _log: Final = logging.getLogger(__name__)
@@ -56,11 +59,23 @@ class AuthenticatedHost(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Store:
+    """Where pushes of one kind go, and as whom."""
+
+    url: str
+    headers: dict[str, str]
+    tls: ssl.SSLContext | bool
+
+
+def _store(url: str | None, access: StoreAccess, tenant: str | None) -> _Store | None:
+    return None if url is None else _Store(url, request_headers(access, tenant), tls(access))
+
+
+@dataclass(frozen=True, slots=True)
 class _Upstream:
     """What is handed to a store."""
 
-    url: str
-    tenant: str | None
+    store: _Store
     content_type: str
     body: bytes
     headers: dict[str, str]
@@ -93,6 +108,9 @@ class PushRoutes:
             valid certificate, which passes through.
         reserved_sources: values of Loki's label ``source`` that belong to events.
         clock: seconds, monotonic.
+
+    Raises:
+        StoreAccessError, FileAccessError: trust or credentials cannot be used.
     """
 
     def __init__(
@@ -109,13 +127,18 @@ class PushRoutes:
         self._clock = clock
         self._rates = HostRates(settings.bytes_per_second, settings.burst_bytes)
         self._session: aiohttp.ClientSession | None = None
+        logs = None if settings.loki_url is None else settings.loki_url.rstrip("/") + LOKI_PATH
+        self._logs = _store(logs, settings.loki_access, settings.loki_tenant)
+        self._metrics = _store(
+            settings.metrics_url, settings.metrics_access, settings.metrics_tenant
+        )
 
     def routes(self) -> list[Route]:
         """The routes for Starlette: those whose store is configured."""
         found = []
-        if self._settings.loki_url is not None:
+        if self._logs is not None:
             found.append(Route(LOKI_PATH, self.push_logs, methods=["POST"]))
-        if self._settings.metrics_url is not None:
+        if self._metrics is not None:
             found.append(Route(METRICS_PATH, self.push_metrics, methods=["POST"]))
         return found
 
@@ -173,7 +196,7 @@ class PushRoutes:
 
     def _prepare_logs(self, request: Request, body: bytes, host: HostName) -> tuple[int, _Upstream]:
         settings = self._settings
-        assert settings.loki_url is not None  # noqa: S101 - the route exists only with it
+        assert self._logs is not None  # noqa: S101 - the route exists only with it
         kind = _content_type(request)
         encoding = request.headers.get("content-encoding", "").strip().lower()
         limit = settings.max_logs_bytes
@@ -186,14 +209,13 @@ class PushRoutes:
             size, kind = rewrite.snappy_length(body), _PROTOBUF
         else:
             raise _RefusedError(415, f"cannot read {kind[:80]!r} in encoding {encoding[:80]!r}")
-        url = settings.loki_url.rstrip("/") + LOKI_PATH
-        return size, _Upstream(url, settings.loki_tenant, kind, right, {})
+        return size, _Upstream(self._logs, kind, right, {})
 
     def _prepare_metrics(
         self, request: Request, body: bytes, host: HostName
     ) -> tuple[int, _Upstream]:
         settings = self._settings
-        assert settings.metrics_url is not None  # noqa: S101 - the route exists only with it
+        assert self._metrics is not None  # noqa: S101 - the route exists only with it
         kind = request.headers.get("content-type", _PROTOBUF)
         version = request.headers.get("x-prometheus-remote-write-version", "0.1.0")
         if not _is_remote_write_1(kind) or not version.startswith(("0.1.", "1.")):
@@ -203,29 +225,29 @@ class PushRoutes:
             "Content-Encoding": "snappy",
             "X-Prometheus-Remote-Write-Version": "0.1.0",
         }
-        upstream = _Upstream(
-            settings.metrics_url, settings.metrics_tenant, _PROTOBUF, right, headers
-        )
-        return rewrite.snappy_length(body), upstream
+        return rewrite.snappy_length(body), _Upstream(self._metrics, _PROTOBUF, right, headers)
 
     async def _forward(self, upstream: _Upstream) -> Response:
-        headers = {"Content-Type": upstream.content_type, **upstream.headers}
-        if upstream.tenant is not None:
-            headers["X-Scope-OrgID"] = upstream.tenant
+        store = upstream.store
+        headers = {"Content-Type": upstream.content_type, **store.headers, **upstream.headers}
         try:
             async with self._connected().post(
-                upstream.url, data=upstream.body, headers=headers, allow_redirects=False
+                store.url,
+                data=upstream.body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=store.tls,
             ) as answer:
                 text = await read_bounded(answer, _MAX_ANSWER)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            _log.warning("the store at %s does not answer: %s", upstream.url, error)
+            _log.warning("the store at %s does not answer: %s", store.url, error)
             raise _RefusedError(503, "the store does not answer", _RETRY_SECONDS) from error
         retry_after = parse_retry_after(answer.headers.get("Retry-After"))
         if answer.status >= 500:
             raise _RefusedError(503, "the store cannot take it now", retry_after or _RETRY_SECONDS)
         if not 200 <= answer.status < 300 and answer.status not in _PASSED_ON:
             # A redirect or a missing route is how the store is set up, not the agent's doing.
-            _log.warning("the store at %s answers %s", upstream.url, answer.status)
+            _log.warning("the store at %s answers %s", store.url, answer.status)
             raise _RefusedError(503, "the store is not set up for this", _RETRY_SECONDS)
         if answer.status == 204:
             return Response(status_code=204)
@@ -235,7 +257,6 @@ class PushRoutes:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers={"User-Agent": "sib-server"},
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
                 connector=aiohttp.TCPConnector(limit=self._settings.connections),
                 cookie_jar=aiohttp.DummyCookieJar(),

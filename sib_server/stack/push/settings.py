@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sib_server.stack.access import StoreAccess
+
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
 _Bytes = Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)]
 
@@ -20,6 +22,7 @@ class PushSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loki_tenant: Annotated[
         str | None, Meta(description="Sent as X-Scope-OrgID; none for a Loki without tenants.")
     ] = None
+    loki_access: StoreAccess = StoreAccess()
     metrics_url: Annotated[
         str | None,
         Meta(description="Where Prometheus takes remote writes, whole; none closes the route."),
@@ -27,6 +30,7 @@ class PushSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_tenant: Annotated[
         str | None, Meta(description="Sent as X-Scope-OrgID; none for a Prometheus.")
     ] = None
+    metrics_access: StoreAccess = StoreAccess()
     max_body_bytes: Annotated[
         _Bytes, Meta(description="The most that a push may be on the wire.")
     ] = 4 * 1024 * 1024

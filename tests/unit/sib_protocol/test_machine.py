@@ -114,6 +114,15 @@ def test_a_port_may_have_its_own_service_and_nobody_else() -> None:
     hidden = Listener("::", 9090)
     assert judged(hidden, sees_all=False)[0] is Verdict.SKIPPED
     assert judged(hidden)[0] is Verdict.FAILED
+    found = judge_port(
+        9090,
+        "127.0.0.1",
+        [Listener("127.0.0.1", 9090, uid=998)],
+        ours={"sib-prometheus.service"},
+        users={998},
+        setting="x",
+    )
+    assert found.problem == "port 9090 has sib-prometheus.service"
 
 
 @contextmanager
@@ -147,7 +156,9 @@ def test_a_listener_knows_its_unit(tmp_path: Path) -> None:
     (tmp_path / "7/fd/3").symlink_to("socket:[4711]")
     (tmp_path / "7/fd/4").symlink_to("/dev/null")
     (tmp_path / "self").mkdir()
-    assert find_listeners(tmp_path) == [Listener("127.0.0.1", 8080, 7, "loki", "sib-loki.service")]
+    assert find_listeners(tmp_path) == [
+        Listener("127.0.0.1", 8080, 7, "loki", "sib-loki.service", 0)
+    ]
 
 
 @given(st.binary(max_size=200))
@@ -216,3 +227,17 @@ def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
     assert clock.built <= clock.now
     assert clock.synchronized in (True, False, None)
     assert find_disk(Path("/proc/self/mem/x")) is None
+
+
+def test_a_file_system_is_read_only_whatever_its_mounts_are(tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    (tmp_path / "self").mkdir()
+    for options, read_only in (("rw,relatime", False), ("ro,relatime", True)):
+        (tmp_path / "self/mountinfo").write_text(
+            f"20 1 0:99 / /proc rw - proc proc ro\n"
+            f"25 1 {name} / /x ro,nosuid shared:1 - ext4 /dev/vda1 {options}\nodd\n"
+        )
+        found = find_disk(tmp_path, tmp_path)
+        assert found is not None
+        assert found.read_only is read_only
