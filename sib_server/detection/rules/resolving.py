@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_PARTS: Final = 200_000
 """Checks of one resolved condition: macros that name macros can grow without end."""
+MAX_HEIGHT: Final = 200
+MAX_CHAIN: Final = 20
+"""Macros that name each other in a row, before any was looked at."""
 _PLAIN_ITEM: Final = re.compile(r"[^()\"'\s=,]+")
 
 
@@ -44,7 +47,7 @@ class Resolver:
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
         self._macros: dict[str, Condition] = {}
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._open: set[str] = set()
 
     def resolved(self, condition: Condition) -> Condition:
@@ -53,24 +56,26 @@ class Resolver:
         Raises:
             ResolveError: a macro is not known, names itself, or is no condition.
         """
-        if self.size(condition) > MAX_PARTS:
+        size, height = self._measured(condition)
+        if size > MAX_PARTS:
             raise ResolveError(f"with its macros it has more than {MAX_PARTS} checks")
+        if height > MAX_HEIGHT:
+            raise ResolveError(f"with its macros it is nested deeper than {MAX_HEIGHT} levels")
         return self._resolved(condition)
 
-    def size(self, condition: Condition) -> int:
-        """How many checks a condition has once it is resolved.
-
-        Raises:
-            ResolveError: as for :meth:`resolved`.
-        """
+    def _measured(self, condition: Condition) -> tuple[int, int]:
+        """Checks and levels of a condition once it is resolved."""
         if isinstance(condition, Named):
             self._macro(condition.name)
-            return self._sizes[condition.name]
+            size, height = self._sizes[condition.name]
+            return size, height + 1
         if isinstance(condition, Not):
-            return self.size(condition.part)
+            size, height = self._measured(condition.part)
+            return size, height + 1
         if isinstance(condition, And | Or):
-            return sum(map(self.size, condition.parts))
-        return 1
+            parts = [self._measured(part) for part in condition.parts]
+            return sum(size for size, _ in parts), 1 + max(height for _, height in parts)
+        return 1, 1
 
     def _macro(self, name: str) -> Condition:
         """A macro's condition as it is written; its size is known afterwards."""
@@ -82,10 +87,12 @@ class Resolver:
             raise ResolveError(f"the macro {name!r} is not known")
         if name in self._open:
             raise ResolveError(f"the macro {name!r} names itself")
+        if len(self._open) >= MAX_CHAIN:
+            raise ResolveError(f"the macro {name!r} is named through more than {MAX_CHAIN} others")
         self._open.add(name)
         try:
             condition = parse(macro.condition.value)
-            self._sizes[name] = self.size(condition)
+            self._sizes[name] = self._measured(condition)
         except ConditionError as error:
             raise ResolveError(f"the macro {name!r} is no condition: {error}") from error
         finally:
