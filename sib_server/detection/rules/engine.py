@@ -23,13 +23,14 @@ class EngineFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         falco: the version of the program.
         engine: the version of its rules engine.
-        fields: name -> whether an argument in brackets may or has to follow; empty: none.
+        fields: name -> whether an argument in brackets may or has to follow; empty: none;
+            ``unlisted``: Falco still takes the field and no longer lists it.
         events: names of system calls and other events.
     """
 
     falco: str
     engine: str
-    fields: dict[str, Literal["", "allowed", "required"]]
+    fields: dict[str, Literal["", "allowed", "required", "unlisted"]]
     events: tuple[str, ...]
 
     def field(self, name: str) -> tuple[str, str | None] | None:

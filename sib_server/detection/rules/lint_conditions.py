@@ -34,6 +34,7 @@ EXPRESSION: Final = LintName("regular-expression")
 LIST_ITEM: Final = LintName("list-item")
 EXCEPTION_FIELD: Final = LintName("exceptions")
 SYSCALL: Final = "syscall"
+_UNLISTED: Final = "Falco takes the field {!r} for the sake of old rules, and no longer lists it"
 _BREAKS: Final = re.compile(r"[()\"'=,\t\n\r]")
 
 
@@ -84,10 +85,12 @@ def unknown_fields(subject: Subject) -> Iterator[Finding]:
     for about, condition in _conditions(subject):
         seen: set[str] = set()
         for field in fields(condition):
-            problem = _field_problem(subject, field)
+            problem, severity = _field_problem(subject, field), Severity.ERROR
+            if problem is None and subject.facts.fields.get(field.name) == "unlisted":
+                problem, severity = _UNLISTED.format(field.name), Severity.WARNING
             if problem is not None and problem not in seen:
                 seen.add(problem)
-                yield Finding(about.condition.place, about.name, UNKNOWN_FIELD, problem)
+                yield Finding(about.condition.place, about.name, UNKNOWN_FIELD, problem, severity)
 
 
 def _field_problem(subject: Subject, field: FieldOf) -> str | None:
@@ -99,7 +102,7 @@ def _field_problem(subject: Subject, field: FieldOf) -> str | None:
     argument = dotted if dotted is not None else field.argument
     if argument is None and facts.fields[name] == "required":
         return f"the field {name!r} needs an argument in brackets"
-    if argument is not None and not facts.fields[name]:
+    if argument is not None and facts.fields[name] in {"", "unlisted"}:
         return f"the field {name!r} takes no argument"
     return None
 

@@ -74,6 +74,7 @@ def test_a_good_rule_has_no_findings() -> None:
         ("fd.name = ", "proc.aname[ = ", 8, "condition", Severity.ERROR, "argument"),
         ("fd.name = ", "fd.name[1] = ", 8, "unknown-field", Severity.ERROR, "no argument"),
         ("fd.name = ", "evt.arg = ", 8, "unknown-field", Severity.ERROR, "needs an argument"),
+        ("opened and", "opened and evt.dir = < and", 8, "unknown-field", Severity.WARNING, "dir"),
         ("opened and", "opende and", 8, "unknown-name", Severity.ERROR, "'opende' is not known"),
         (
             "evt.is_open_read = true",
