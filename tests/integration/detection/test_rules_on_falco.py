@@ -1,0 +1,163 @@
+"""What the compiler makes and says, against the real Falco."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sib_server.detection.rules.collect import collect
+from sib_server.detection.rules.compile import compile_rules
+from sib_server.detection.rules.conditions import checks
+from sib_server.detection.rules.engine import shipped_facts
+from sib_server.detection.rules.parsing import ConditionError, parse
+from sib_server.detection.rules.resolving import Resolver
+from sib_server.detection.rules.sources import read_paths
+from sib_server.detection.rules.writing import write
+from tests.support.components import ROOT, component
+from tests.support.rules import FALCO, Place
+
+RULES = ROOT / "rules" / "falco"
+
+
+def validate(*files: Path) -> list[str]:
+    """What Falco has against files that are loaded one after the other."""
+    asked = [str(component("falco", "falco")), "-o", "json_output=true"]
+    configuration = component("falco", "falco.yaml")
+    asked += ["-c", str(configuration), *(part for file in files for part in ("-V", str(file)))]
+    done = subprocess.run(asked, capture_output=True, timeout=60, check=False)
+    text = done.stdout.decode()
+    start = text.find('{"falco_load_results"')
+    assert start >= 0, text + done.stderr.decode()
+    (results, _) = json.JSONDecoder().raw_decode(text[start:])
+    return [
+        error["message"] for result in results["falco_load_results"] for error in result["errors"]
+    ]
+
+
+def written(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    for name, body in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    return [folder / name for name in sorted(files) if name.startswith("rules/")]
+
+
+def test_the_facts_are_those_of_this_falco() -> None:
+    told = subprocess.run(
+        [component("falco", "falco"), "--version"], capture_output=True, timeout=60, check=True
+    ).stdout.decode()
+    facts = shipped_facts()
+    if f"Falco version: {facts.falco}\n" not in told:
+        pytest.skip(f"another Falco than {facts.falco}: {told.splitlines()[0]}")
+    assert f"{facts.engine}\n" in told
+
+
+def test_the_shipped_rules_as_compiled_are_taken(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    detection = msgspec.structs.replace(
+        place.settings.detection, shipped_rules=RULES, falco_rules=tmp_path / "none"
+    )
+    compiled = compile_rules(msgspec.structs.replace(place.settings, detection=detection))
+    assert validate(*written(tmp_path / "out", dict(compiled.checked().files))) == []
+
+
+@pytest.mark.parametrize("with_stock", [True, False])
+def test_decisions_are_taken_by_hosts_with_and_without_the_rules_they_are_about(
+    tmp_path: Path, *, with_stock: bool
+) -> None:
+    place = Place(tmp_path)
+    place.tune("Stock shell", "names", ("proc.pname",), 'say "hi" (x), y=z')
+    place.tune("Stock shell", "pairs", ("proc.pname", "user.name"), "stock_shells", "it's\\me")
+    place.tune("Ours", "who", ("proc.name", "user.name"), "a b", "0")
+    place.switch("Ours", enabled=False)
+    place.write(
+        "own/local.yaml",
+        "- macro: user_known\n  condition: or proc.name = mine\n  override: {condition: append}\n"
+        "- list: stock_shells\n  items: [zsh]\n  override: {items: append}\n"
+        "- rule: Stock shell\n  output: more %proc.cmdline\n  override: {output: append}\n"
+        "- rule: Mine\n  desc: x\n  condition: evt.type = open and proc.name = x\n"
+        "  output: x\n  priority: NOTICE\n",
+    )
+    files = written(tmp_path / "out", dict(place.compile().checked().files))
+    stock = tmp_path / "falco" / "falco_rules.yaml"
+    assert validate(*([stock] if with_stock else []), *files) == []
+    # Falco's own way of saying the same is refused where the rule is not known.
+    override = tmp_path / "override.yaml"
+    override.write_text("- rule: Stock shell\n  enabled: false\n  override: {enabled: replace}\n")
+    refused = validate(*([stock] if with_stock else []), override)
+    assert (refused == []) is with_stock
+
+
+def test_stock_rules_are_read_as_they_are(tmp_path: Path) -> None:
+    stock = tmp_path / "stock.yaml"
+    stock.write_text(FALCO)
+    assert validate(stock) == []
+
+
+PIECES = [
+    "(", ")", '"', "'", ",", "=", " and ", " or ", " not ", "[", "\\", " in ", "not(", " contains ",
+    "anyof ", "tolower(", "val(", " ", ".", ">=", " exists", " == ", "\t", "é", "[0]", "(x)", "1",
+]  # fmt: skip
+FURTHER = [
+    'concat(proc.name, "/", fd.name) = x', 'getopt(proc.args, "x") = 1', "len(proc.name) > 3",
+    'join("/", (proc.name, fd.name)) = x', "fd.name startswith anyof (/a, /b)",
+    "basename(proc.exepath) != val(proc.name)", "fd.name pmatch (/etc, /usr)", "fd.name iglob /x/*",
+    "proc.name in (\"a b\", 'c')", "evt.rawres >= -1.5", "evt.buffer bcontains 00ff",
+    "fd.snet in (10.0.0.0/8)", "proc.aname[2] in (a, b)", 'fd.name = "a\\x41\\tb"',
+]  # fmt: skip
+ABOUT_NAMES = ("nonexistent field", "Undefined macro", "unknown event type")
+
+
+@cache
+def corpus() -> list[str]:
+    rules, _ = collect(read_paths([RULES]).files)
+    resolver = Resolver(rules)
+    found = {
+        write(check)
+        for rule in rules.rules.values()
+        for check in checks(resolver.resolved(parse(rule.condition.value)))
+    }
+    return sorted({*(text for text in found if len(text) < 200), *FURTHER})
+
+
+def mutated(chance: random.Random) -> str:
+    text = chance.choice(corpus())
+    for _ in range(chance.choice([0, 1, 2])):
+        shape = chance.choice(["{} and {}", "({}) or ({})", "not {} and ({})", "{} and not({})"])
+        text = shape.format(text, chance.choice(corpus()))
+    for _ in range(chance.choice([0, 1, 1, 2])):
+        at = chance.randrange(len(text) + 1)
+        text = text[:at] + chance.choice(PIECES) + text[at + chance.choice([0, 0, 1, 2]) :]
+    return text
+
+
+def test_conditions_are_taken_and_refused_as_by_falco(tmp_path: Path) -> None:
+    chance = random.Random(20261125)
+    file = tmp_path / "one.yaml"
+    seen: Counter[tuple[bool, bool]] = Counter()
+    differ = []
+    for _ in range(250):
+        text = mutated(chance)
+        rule = {"rule": "r", "desc": "r", "condition": text, "output": "r", "priority": "NOTICE"}
+        file.write_text(json.dumps([rule]))
+        refused = validate(file)
+        try:
+            parse(text)
+            taken = True
+        except ConditionError:
+            taken = False
+        seen[taken, not refused] += 1
+        # A name that Falco does not know is no matter of the language.
+        about_names = bool(refused) and any(part in refused[0] for part in ABOUT_NAMES)
+        if taken != (not refused) and not (taken and about_names):
+            differ.append((text, refused))
+    assert differ == []
+    assert seen[True, True] > 50
+    assert seen[False, False] > 50
