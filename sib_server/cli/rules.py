@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.findings import Finding
 
 _LAZY: Final = {
+    "coverage": "sib_server.cli.rules_coverage:coverage",
     "test": "sib_server.cli.rules_test:test",
     "tune": "sib_server.cli.rules_tune:tune",
     "tunings": "sib_server.cli.rules_tune:tunings",
@@ -44,6 +45,7 @@ def rules() -> None:
       sib-server rules lint /etc/sib/rules.d
       sib-server rules disable T1046
       sib-server rules tune EVENT_ID
+      sib-server rules coverage
     """
 
 
