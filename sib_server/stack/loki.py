@@ -73,7 +73,12 @@ def loki_config(
         },
         "storage_config": {"use_thanos_objstore": False},
         "limits_config": _limits(settings),
-        "ingester": {"wal": {"dir": f"{home}/wal", "replay_memory_ceiling": "400MB"}},
+        "ingester": {
+            "wal": {"dir": f"{home}/wal", "replay_memory_ceiling": "400MB"},
+            # Late events are in memory for half an hour before they are written out. By default
+            # memory is not asked for what is older than some three hours: they could not be found.
+            "query_store_max_look_back_period": f"{(settings.late_days + 1) * 24}h",
+        },
         "compactor": {
             "working_directory": f"{home}/compactor",
             "retention_enabled": True,

@@ -100,6 +100,7 @@ def test_loki_is_alone_with_this_machine_and_takes_what_a_fleet_sends() -> None:
     assert limits["allow_structured_metadata"] is True
     assert loki["compactor"]["retention_enabled"] is True
     assert loki["compactor"]["delete_request_store"] == "filesystem"
+    assert loki["ingester"]["query_store_max_look_back_period"] == "240h"
     assert loki["storage_config"]["use_thanos_objstore"] is False
     assert loki["ruler"]["storage"]["local"]["directory"] == "/run/sib-loki/rules"
     assert "alertmanager_url" not in loki["ruler"]
