@@ -62,6 +62,20 @@ DRILLS = """
     - {name: b, run: "true"}
 """
 
+SIGMA = """
+title: Shadow read by cat
+id: 11111111-2222-4333-8444-555555555555
+status: test
+description: Someone reads shadow.
+author: Somebody
+logsource: {category: process_creation, product: linux}
+detection:
+  selection: {Image|endswith: /cat, CommandLine|contains: shadow}
+  condition: selection
+level: high
+tags: [attack.credential-access, attack.t1003.008]
+"""
+
 
 class Place:
     """Folders of rules, and a compiler for them."""
@@ -104,10 +118,13 @@ class Place:
             )
         )
 
-    def run(self, *arguments: str, code: int = 0, answer: str | None = None) -> Result:
+    def run(self, *arguments: str, code: int = 0) -> Result:
         """`sib-server rules` with these arguments."""
-        command = ["--config", str(self.config), "rules", *arguments]
-        result = CliRunner().invoke(cli.main, command, input=answer)
+        return self.sib("rules", *arguments, code=code)
+
+    def sib(self, *arguments: str, code: int = 0) -> Result:
+        """`sib-server` with these arguments."""
+        result = CliRunner().invoke(cli.main, ["--config", str(self.config), *arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output
@@ -123,13 +140,22 @@ class Place:
     def compile(self) -> CompiledRules:
         return compile_rules(self.settings)
 
+    def import_others(self) -> None:
+        """A Sigma rule and some indicators."""
+        self.write("sigma.yml", SIGMA)
+        self.sib("sigma", "import", str(self.root / "sigma.yml"))
+        self.write("bad.txt", "45.155.205.9\n45.155.200.0/24\nsome-bad-name.top\n")
+        self.sib("intel", "import", str(self.root / "bad.txt"))
+
     def switch(self, value: str, *, enabled: bool, by: str = "name") -> None:
         switch = Switch(by=by, value=value, enabled=enabled, at=AT)  # type: ignore[arg-type]
         change_decisions(self.root / "state", lambda before: with_switch(before, switch))
 
-    def tune(self, rule: str, exception: str, fields: tuple[str, ...], *values: str) -> None:
+    def tune(
+        self, rule: str, exception: str, fields: tuple[str, ...], *values: str, adds: bool = False
+    ) -> None:
         tuning = Tuning(
             id=f"t-{len(values)}", rule=rule, exception=exception, fields=fields,
-            adds_exception=False, values=values, event_id="x/1", at=AT,
+            adds_exception=adds, values=values, event_id="x/1", at=AT,
         )  # fmt: skip
         change_decisions(self.root / "state", lambda before: with_tuning(before, tuning))

@@ -95,6 +95,16 @@ def test_decisions_are_taken_by_hosts_with_and_without_the_rules_they_are_about(
     assert (refused == []) is with_stock
 
 
+def test_sigma_rules_and_indicators_as_compiled_are_taken(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.import_others()
+    place.tune("Shadow read by cat", "sib_tuning", ("proc.name",), "cat", adds=True)
+    place.switch("sib_intel", enabled=False, by="tag")
+    files = written(tmp_path / "out", dict(place.compile().checked().files))
+    assert len(files) == 4
+    assert validate(*files) == []
+
+
 def test_stock_rules_are_read_as_they_are(tmp_path: Path) -> None:
     stock = tmp_path / "stock.yaml"
     stock.write_text(FALCO)

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 import yaml
 
+from sib_protocol.errors import FileAccessError
+from sib_server.detection.rules import sources
 from sib_server.detection.rules.compile import CompiledRules, RuleErrorsError, compile_rules
 from sib_server.detection.rules.sources import NoRulesError
 from tests.support.rules import OURS, Place
@@ -143,3 +145,63 @@ def test_the_rules_that_are_shipped_compile_without_an_error(tmp_path: Path) -> 
     # The macros and fields of the Falco project's rules are not used, so nothing is unknown.
     assert compiled.findings == ()
     assert all(entry.drill and entry.quiet_cases for entry in compiled.entries)
+
+
+def test_sigma_rules_and_indicators_go_with_the_others(place: Place) -> None:
+    place.import_others()
+    place.tune("Shadow read by cat", "sib_tuning", ("proc.name",), "cat", adds=True)
+    place.switch("sib_intel", enabled=False, by="tag")
+    compiled = place.compile().checked()
+    assert [name for name in compiled.files if name.startswith("rules/")] == [
+        "rules/10-sib-ours.yaml",
+        "rules/50-sigma-sigma.yaml",
+        "rules/55-intel-indicators.yaml",
+        "rules/99-decisions.yaml",
+    ]
+    rows = {entry.id: entry.row() for entry in compiled.entries}
+    sigma = rows["sigma:11111111-2222-4333-8444-555555555555"]
+    assert (sigma["source"], sigma["techniques"]) == ("sigma", ("T1003.008",))
+    intel = [row for row in rows.values() if row["source"] == "intel"]
+    assert intel
+    assert not any(row["enabled"] for row in intel)
+    told = decided(compiled)
+    assert told[0]["exceptions"] == [
+        {"name": "sib_tuning", "fields": ["proc.name"], "values": [['"cat"']]}
+    ]
+
+
+def test_files_that_cannot_be_used_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("own/a b.yaml", "[]")
+    place.write("own/.hidden.yaml", "- bad")
+    place.write("own/c.drills.yaml", "- bad")
+    place.write("own/d.yaml", "- list: unused_here\n  items: []\n")
+    (place.root / "own/d.drills.yaml").write_bytes(b"\xff")
+    found = place.compile().errors
+    assert [(Path(one.place.file).name, one.lint) for one in found] == [
+        ("a b.yaml", "file-name"),
+        ("d.drills.yaml", "drill-file"),
+    ]
+    monkeypatch.setattr(sources, "MAX_FILES", 1)
+    with pytest.raises(FileAccessError, match="more than 1 rules files"):
+        place.compile()
+
+
+def test_what_is_there_and_cannot_be_read_is_an_error(place: Place) -> None:
+    (place.root / "own/x.yaml").symlink_to("/proc/self/mem")
+    with pytest.raises(FileAccessError):
+        place.compile()
+
+
+def test_two_entries_for_one_rule_are_told(place: Place) -> None:
+    place.write("own/x.yaml", "[]")
+    drills = (place.root / "sib/ours.drills.yaml").read_text()
+    place.write("own/x.drills.yaml", drills.replace("own-rule-1", "own-rule-2"))
+    (one,) = place.compile().errors
+    assert "has an entry already" in one.reason
+
+
+def test_what_a_changed_stock_rule_names_must_be_there(place: Place) -> None:
+    place.write("own/x.yaml", "- rule: Stock shell\n  condition: and nowhere\n  append: true\n")
+    compiled = place.compile()
+    assert "'nowhere' is not known" in compiled.errors[0].reason
+    assert "rules/99-decisions.yaml" not in compiled.files
