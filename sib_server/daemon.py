@@ -39,6 +39,8 @@ from sib_server.fleet.enrollment import Fleet
 from sib_server.fleet.routes import FleetRoutes
 from sib_server.listener.listener import Listener, bind, server_context
 from sib_server.metrics import ServerCollector, metrics_routes
+from sib_server.operations.disk.decision import read_decision, tighten
+from sib_server.operations.disk.metrics import DiskCollector
 from sib_server.pki.authority import Authority
 from sib_server.stack.push.routes import PushRoutes
 from sib_server.state.database import StateDatabase
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _CERTIFICATE_CHECK_SECONDS: Final = 3600.0
+_FIRST_PRUNE_SECONDS: Final = 5.0
 _PRUNE_SECONDS: Final = 60.0
 _STATUS_SECONDS: Final = 5.0
 
@@ -227,7 +230,11 @@ class ServerDaemon:
         listening = bind(settings.address, settings.port)
         self._stack.callback(listening.close)
         listener = Listener(
-            make_application(metrics_routes(collector, bundles)), listening, tls=None
+            make_application(
+                metrics_routes(collector, bundles, DiskCollector(self._settings.disk.directory))
+            ),
+            listening,
+            tls=None,
         )
         self._stack.push_async_callback(listener.stop, 1.0)
         await listener.start()
@@ -294,13 +301,23 @@ class ServerDaemon:
 
     async def _prune(self) -> None:
         policy, sinks = self._settings.journal.retention(), tuple(self._deliveries)
-        more = False
+        disk = self._settings.disk
+        tightened = policy
+        # Soon after the start: a server that is restarted each minute has to prune, too.
+        more, pause = False, _FIRST_PRUNE_SECONDS
         while True:
             # Many small steps: batches that wait for the journal go in between.
-            await asyncio.sleep(0.0 if more else _PRUNE_SECONDS)
+            await asyncio.sleep(0.0 if more else pause)
+            pause = _PRUNE_SECONDS
+            if not more:
+                decision = await asyncio.to_thread(read_decision, disk.directory)
+                tightened = tighten(policy, decision, now_ns=time.time_ns(), keep_ns=disk.keep_ns)
+            now = tightened
             try:
                 step = await self._writer.run(
-                    lambda journal: prune_step(journal, policy, sinks=sinks, now_ns=time.time_ns())
+                    lambda journal, now=now: prune_step(  # type: ignore[misc]
+                        journal, now, sinks=sinks, now_ns=time.time_ns()
+                    )
                 )
             except JournalError as error:
                 _log.warning("cannot prune the journal: %s", error.problem)

@@ -221,13 +221,15 @@ class ServerCollector(Collector):
 
 
 def metrics_routes(
-    collector: ServerCollector, bundles: BundleCollector | None = None
+    collector: ServerCollector, bundles: BundleCollector | None = None, *more: Collector
 ) -> list[Route]:
     """``/metrics`` and ``/healthz`` for the loopback port."""
     registry = CollectorRegistry()
     registry.register(collector)
     if bundles is not None:
         registry.register(bundles)
+    for further in more:
+        registry.register(further)
 
     async def metrics(_request: Request) -> Response:
         await collector.refresh()

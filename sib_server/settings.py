@@ -19,6 +19,7 @@ from sib_server.fleet.health import HealthLimits
 from sib_server.fleet.limits import Rate
 from sib_server.fleet.policy import FleetPolicy
 from sib_server.listener.gate import GateLimits
+from sib_server.operations.disk.settings import DiskSettings
 from sib_server.operations.settings import BackupSettings
 from sib_server.stack.push.settings import PushSettings
 from sib_server.stack.settings import StackSettings
@@ -186,5 +187,6 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sigma: SigmaSettings = SigmaSettings()
     detection: DetectionSettings = DetectionSettings()
     backup: BackupSettings = BackupSettings()
+    disk: DiskSettings = DiskSettings()
     bundles: BundleSettings = BundleSettings()
     log: LogSettings = LogSettings()

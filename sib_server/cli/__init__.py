@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "bundle": "sib_server.cli.bundle:bundle",
     "ca": "sib_server.cli.ca:ca",
     "demo": "sib_server.cli.demo:demo",
+    "disk-guard": "sib_server.cli.disk_guard:disk_guard",
     "doctor": "sib_server.cli.doctor:doctor",
     "events": "sib_server.cli.events:events",
     "host": "sib_server.cli.host:host",

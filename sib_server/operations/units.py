@@ -18,7 +18,7 @@ UNITS: Final[Mapping[str, str]] = {
     "prometheus": "sib-prometheus.service",
     "grafana": "sib-grafana.service",
     "falcosidekick": "sib-falcosidekick.service",
-    "disk-guard": "sib-disk-guard.service",
+    "disk-guard": "sib-server-disk-guard.service",
 }
 """Component -> unit."""
 

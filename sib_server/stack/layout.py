@@ -66,6 +66,11 @@ class Layout:
         return self.config / "loki.yaml"
 
     @property
+    def loki_overrides(self) -> Path:
+        """How long Loki keeps, by the disk guard's decision; must be there when Loki starts."""
+        return self.state / "sib-disk-guard" / "loki-overrides.yaml"
+
+    @property
     def prometheus(self) -> Path:
         """Prometheus' configuration."""
         return self.config / "prometheus.yaml"

@@ -73,6 +73,8 @@ def loki_config(
         },
         "storage_config": {"use_thanos_objstore": False},
         "limits_config": _limits(settings),
+        # The disk guard's: Loki takes up a changed one by itself.
+        "runtime_config": {"file": str(layout.loki_overrides), "period": "10s"},
         "ingester": {
             "wal": {"dir": f"{home}/wal", "replay_memory_ceiling": "400MB"},
             # Late events are in memory for half an hour before they are written out. By default

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import msgspec
 
 from sib_protocol.files import sync_directory, write_atomic, write_synced
-from sib_protocol.settings import parse_settings
 from sib_server.events.journal import take_lock
 from sib_server.fleet.adoption import FILE as ADOPTION_FILE
 from sib_server.fleet.adoption import AdoptionWindow
@@ -31,12 +30,15 @@ from sib_server.operations.backup.places import (
     find_places,
 )
 from sib_server.pki.authority import Authority
-from sib_server.settings import ServerSettings
+from sib_server.settings_files import load_server_settings
 from sib_server.state.database import StateDatabase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sib_server.operations.accounts import Account
     from sib_server.operations.backup.archive import ArchiveReader
+    from sib_server.settings import ServerSettings
 
 
 @dataclass(slots=True)
@@ -106,8 +108,7 @@ def stage(
         name = settings_file.name if entry.below == SETTINGS else entry.below
         config[name] = (b"".join(parts), entry)
     if own_settings is None:
-        content = config[settings_file.name][0] if settings_file.name in config else b""
-        settings = parse_settings(content.decode("utf-8", "replace"), ServerSettings, settings_file)
+        settings = _settings_of(config, settings_file.name)
     else:
         settings, config = own_settings, {}
     places = find_places(settings, settings_file)
@@ -119,6 +120,16 @@ def stage(
     if reader.next_entry(lambda _chunk: None) is not None:
         raise ArchiveRefusedError("it has more than its manifest says")
     return staged
+
+
+def _settings_of(config: Mapping[str, tuple[bytes, Entry]], name: str) -> ServerSettings:
+    """What the backup's settings say, with whatever lies beside the main file."""
+    with tempfile.TemporaryDirectory(prefix="sib-restore-") as directory:
+        for below, (content, _) in config.items():
+            path = Path(directory) / below
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return load_server_settings(Path(directory) / name, needed=False)
 
 
 def _stage_section(

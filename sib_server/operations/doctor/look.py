@@ -18,6 +18,8 @@ from sib_protocol.machine_facts import find_clock, find_disk, find_listeners, fi
 from sib_server.events.reader import JournalReader
 from sib_server.operations.accounts import acting_as, server_account
 from sib_server.operations.backup.places import find_places
+from sib_server.operations.disk.decision import read_decision
+from sib_server.operations.disk.findings import judge_disk_use
 from sib_server.operations.doctor import judgements as judge
 from sib_server.operations.doctor.facts import HostFact, find_files, sample_journal
 from sib_server.operations.doctor.way import Way
@@ -64,7 +66,7 @@ def examine(server: ServerContext, *, alert: bool, patience: float) -> Iterator[
     settings = server.settings
     places = find_places(settings, server.settings_file)
     # First what root alone sees, then everything else as the server's own user.
-    yield from _machine(places.home)
+    yield from _machine(places.home, settings.disk.directory)
     yield from _units(settings)
     yield from _listeners(settings)
     yield _configuration(server.settings_file)
@@ -79,12 +81,13 @@ def examine(server: ServerContext, *, alert: bool, patience: float) -> Iterator[
         yield from _walk(server, alert=alert, patience=patience)
 
 
-def _machine(home: Path) -> Iterator[Finding]:
+def _machine(home: Path, guard: Path) -> Iterator[Finding]:
     yield judge_memory(
         find_memory(), least=2 * GIB, enough=_GIB4, purpose="the server with its stores"
     )
     yield judge_clock(find_clock())
     yield judge_disk(find_disk(home), least=GIB, enough=5 * GIB, purpose="the journal")
+    yield from judge_disk_use(read_decision(guard), time.time_ns())
 
 
 def _units(settings: ServerSettings) -> Iterator[Finding]:

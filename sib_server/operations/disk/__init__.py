@@ -1,0 +1,1 @@
+"""The disk guard: journal, Loki and Prometheus share what room there is; the oldest goes first."""
