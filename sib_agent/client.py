@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -20,12 +21,13 @@ from sib_protocol.limits import MAX_MESSAGE_BYTES
 from sib_protocol.messages import Refusal, decode_message, encode_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 
 _CONNECT_SECONDS: Final = 10.0
 _LONGEST_RETRY_AFTER: Final = 300.0
+_PIECE: Final = 64 * 1024
 
 
 class ServerUnreachableError(SibError):
@@ -185,6 +187,38 @@ class ServerClient:
         """``GET``; see :meth:`_send`."""
         return self._send("GET", path, None, {})
 
+    def stream(self, path: str, end: float) -> Iterator[bytes]:
+        """``GET`` something large in pieces, from the first server that can be reached.
+
+        Args:
+            path: of it.
+            end: when to give up, by :func:`time.monotonic`.
+
+        Raises:
+            ServerUnreachableError: none can, it was cut short, or it took too long.
+            ServerBusyError, ServerRefusedError: see :meth:`_send`.
+        """
+        failure: ServerUnreachableError | None = None
+        for step in range(len(self._servers)):
+            place = (self._preferred + step) % len(self._servers)
+            server = self._servers[place]
+            try:
+                response = self._pool.request(
+                    "GET",
+                    server + path,
+                    headers=self._pool.headers,
+                    preload_content=False,
+                    redirect=False,
+                )
+            except (HTTPError, OSError) as error:
+                failure = ServerUnreachableError(server, _reason(error))
+                continue
+            self._preferred = place
+            yield from _pieces(server, response, end)
+            return
+        assert failure is not None  # noqa: S101  (there is at least one server)
+        raise failure
+
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         """Send to the first server that can be reached.
 
@@ -237,6 +271,26 @@ class ServerClient:
         except (HTTPError, OSError) as error:
             raise ServerUnreachableError(server, _reason(error)) from error
         return judge(response.status, response.headers, content)
+
+
+def _pieces(server: str, response: urllib3.BaseHTTPResponse, end: float) -> Iterator[bytes]:
+    try:
+        if response.status != 200:
+            judge(response.status, response.headers, response.read(MAX_MESSAGE_BYTES))
+            raise ServerUnreachableError(server, f"it answers with status {response.status}")
+        while piece := response.read1(_PIECE, decode_content=False):
+            if time.monotonic() > end:
+                raise ServerUnreachableError(server, "it takes too long")
+            yield piece
+        if response.length_remaining not in (0, None):
+            raise ServerUnreachableError(server, "its answer was cut short")
+    except (HTTPError, OSError) as error:
+        raise ServerUnreachableError(server, _reason(error)) from error
+    finally:
+        if response.length_remaining in (0, None):
+            response.release_conn()
+        else:
+            response.close()
 
 
 def _reason(error: BaseException) -> str:

@@ -1,12 +1,14 @@
-"""``sib-agent run``: three threads and the one that looks after them.
+"""``sib-agent run``: four threads and the one that looks after them.
 
 The intake moves lines from Falco's events file to the spool, the uplink from the spool to the
-server; the keeper reports health and renews the certificate. The main thread waits for signals,
-tells systemd that all three are alive, and writes the status file.
+server; the keeper reports health and renews the certificate; the bundles' thread brings rules in
+force. The main thread waits for signals, tells systemd that all are alive, and writes the status
+file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -18,6 +20,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_agent.bundles.engine import Falco
+from sib_agent.bundles.fetching import BundleFetcher
+from sib_agent.bundles.keeping import BundleKeeper
+from sib_agent.bundles.store import BundleStore
+from sib_agent.bundles.watching import WatchLimits
 from sib_agent.client import ServerClient
 from sib_agent.health import Snapshot, make_report
 from sib_agent.metrics import serve_metrics
@@ -43,6 +50,7 @@ _log: Final = logging.getLogger(__name__)
 _STATUS_SECONDS: Final = 5.0
 _FIRST_REPORT_SECONDS: Final = 1.0
 _LONGEST_INTERVAL: Final = 600.0
+_SPREAD: Final = (0.75, 0.93)
 
 
 class AgentDaemon:
@@ -65,6 +73,7 @@ class AgentDaemon:
         self._supervisor = supervisor or Supervisor()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._report_now = threading.Event()
         self._reload = False
         self._started = time.monotonic()
         self._died: list[str] = []
@@ -109,6 +118,7 @@ class AgentDaemon:
                 batch_bytes=settings.uplink.batch_bytes,
                 backoff=Backoff(longest=settings.uplink.longest_wait_seconds),
             )
+            self._bundles = self._make_bundles(store)
             if settings.metrics.port is not None:
                 stop = serve_metrics(
                     settings.metrics.address, settings.metrics.port, self._snapshot
@@ -119,6 +129,7 @@ class AgentDaemon:
                 self._thread("intake", lambda: self._intake.run(self._stop)),
                 self._thread("uplink", lambda: self._uplink.run(self._stop)),
                 self._thread("keeper", self._keep),
+                self._thread("bundles", lambda: self._bundles.run(self._stop)),
             ]
             self._supervisor.ready(self._status_line())
             _log.info("running", extra={"fields": {"host": identity.host_name}})
@@ -127,6 +138,27 @@ class AgentDaemon:
             self._end_threads()
             self._write_status()
         return 1 if self._died else 0
+
+    def _make_bundles(self, identities: IdentityStore) -> BundleKeeper:
+        settings = self._settings.bundles
+
+        def trust() -> str:
+            root = identities.bundle_root()
+            return hashlib.sha256(root).hexdigest() if root is not None else ""
+
+        return BundleKeeper(
+            BundleStore(self._settings.falco.bundles, settings.state),
+            Falco(self._settings.falco),
+            BundleFetcher(),
+            lambda: self._intake.state.lines_read,
+            limits=WatchLimits(
+                settings.comeback_seconds,
+                settings.probation_seconds,
+                settings.storm_events_per_second,
+            ),
+            trust=trust,
+            on_news=self._report_now.set,
+        )
 
     def _catch_signals(self) -> None:
         def on_stop(_number: int, _frame: FrameType | None) -> None:
@@ -181,6 +213,8 @@ class AgentDaemon:
     def _end_threads(self) -> None:
         self._intake.wake()
         self._uplink.retry_now()
+        self._bundles.wake()
+        self._report_now.set()
         # The uplink may be in the middle of a request; what it sends is safe in the spool anyway.
         deadline = time.monotonic() + 3.0
         for thread in self._threads:
@@ -194,14 +228,21 @@ class AgentDaemon:
         backoff = Backoff(first=1.0, longest=60.0)
         draw = random.SystemRandom()
         interval = _FIRST_REPORT_SECONDS
-        while not self._stop.wait(interval):
+        while not self._stop.is_set():
+            self._report_now.wait(interval)
+            self._report_now.clear()
+            if self._stop.is_set():
+                return
             try:
                 self._renewer.step()
-                answer = self._client.post_message("/v1/health", self._snapshot().report)
-                told = answer.decode(HealthAnswer).interval_seconds
+                report = self._client.post_message("/v1/health", self._snapshot().report)
+                answer = report.decode(HealthAnswer)
+                self._bundles.want(answer.bundle)
+                told = min(_LONGEST_INTERVAL, max(1.0, answer.interval_seconds))
                 backoff = backoff.succeeded()
-                # Spread, or a fleet that starts together reports together for ever.
-                interval = min(_LONGEST_INTERVAL, max(1.0, told)) * draw.uniform(0.9, 1.1)
+                # Spread, or a fleet that starts together reports together for ever; and never
+                # later than told, because a bundle has to be here by then.
+                interval = told * draw.uniform(*_SPREAD)
             except SibError as error:
                 backoff = backoff.failed()
                 interval = backoff.wait(draw)
@@ -216,6 +257,7 @@ class AgentDaemon:
             uplink=uplink,
             identity=identity,
             uptime=time.monotonic() - self._started,
+            bundle=self._bundles.health(),
         )
         return Snapshot(
             report=report,

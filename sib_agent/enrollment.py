@@ -135,7 +135,7 @@ def enroll(token: EnrollmentToken, host_name: HostName, store: IdentityStore) ->
         )
     finally:
         client.close()
-    return _keep(answer, key, token.servers, store, trusted=ca)
+    return _keep(answer, key, token.servers, store, trusted=ca, pinned=None)
 
 
 def renew(store: IdentityStore) -> Identity:
@@ -169,7 +169,8 @@ def renew(store: IdentityStore) -> Identity:
     else:
         answer = _renew_by_proof(identity, store, csr, old_key)
     ca = (generation / "ca.pem").read_text(encoding="ascii")
-    return _keep(answer, key, identity.servers, store, trusted=ca)
+    pinned = store.bundle_root()
+    return _keep(answer, key, identity.servers, store, trusted=ca, pinned=pinned)
 
 
 def _renew_by_tls(identity: Identity, store: IdentityStore, csr: str) -> Answer:
@@ -201,14 +202,22 @@ def _keep(
     store: IdentityStore,
     *,
     trusted: str,
+    pinned: bytes | None,
 ) -> Identity:
+    """Put an answer in force.
+
+    The root of bundles is taken from a server once, when the host enrolls, and from then on only
+    from what that root has signed: whoever holds the server's TLS key later cannot replace it.
+    """
     message = answer.decode(CertificateAnswer)
+    offered = message.bundle_root.encode() if message.bundle_root is not None else None
     identity = check_answer(message, key, servers, trusted=trusted, now=int(time.time()))
     store.store(
         identity,
         key=key_pem(key),
         certificate=message.certificate.encode(),
         ca=message.ca.encode(),
+        bundle_root=pinned if pinned is not None else offered,
     )
     return identity
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sib_agent.uplink import UplinkState
     from sib_protocol.identity import Identity
     from sib_protocol.ids import StreamId
+    from sib_protocol.messages import BundleHealth
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -65,6 +66,7 @@ def make_report(
     uplink: UplinkState,
     identity: Identity,
     uptime: float,
+    bundle: BundleHealth | None = None,
 ) -> HealthReport:
     """The report for the server."""
     return HealthReport(
@@ -90,4 +92,5 @@ def make_report(
             "send_failures": uplink.failures,
             "events_file_truncations": intake.truncations,
         },
+        bundle=bundle,
     )

@@ -24,21 +24,27 @@ _log: Final = logging.getLogger(__name__)
 _RENEW_SECONDS: Final = 120.0
 
 
-def renew_command(original: Sequence[str]) -> tuple[str, ...] | None:
-    """The command line of ``renew`` for the daemon that was started with ``original``.
+def sibling_command(original: Sequence[str], command: str) -> tuple[str, ...] | None:
+    """The command line of another command for the daemon that was started with ``original``.
 
     Args:
         original: ``sys.orig_argv`` of the daemon: the interpreter, its options, and what it runs,
             ending with ``run`` and that command's options.
+        command: the other command's name.
 
     Returns:
-        The same interpreter, options and settings with ``renew`` in place of ``run``; ``None``
+        The same interpreter, options and settings with that command in place of ``run``; ``None``
         where there is no ``run``.
     """
     if "run" not in original:
         return None
     last = len(original) - 1 - list(reversed(original)).index("run")
-    return (*original[:last], "renew")
+    return (*original[:last], command)
+
+
+def renew_command(original: Sequence[str]) -> tuple[str, ...] | None:
+    """:func:`sibling_command` for ``renew``."""
+    return sibling_command(original, "renew")
 
 
 class Renewer:

@@ -245,6 +245,28 @@ class AlloySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class BundleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How bundles of rules are taken from the server; where they are is falco.bundles."""
+
+    state: Annotated[
+        Path,
+        Meta(description="What is remembered of them; on the same file system as falco.bundles."),
+    ] = Path("/var/lib/sib-agent/bundle-state")
+    comeback_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="How long Falco may take to load a new bundle.")
+    ] = 60.0
+    probation_seconds: Annotated[
+        float,
+        Meta(
+            ge=0, le=86400, description="How long it then has to stay well for the bundle to stay."
+        ),
+    ] = 60.0
+    storm_events_per_second: Annotated[
+        float,
+        Meta(gt=0, description="A bundle on trial whose rules fire so often is taken back."),
+    ] = 1000.0
+
+
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that /etc/sib/agent.yaml may say."""
 
@@ -257,4 +279,5 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     logs: LogsSettings = LogsSettings()
     falco: FalcoSettings = FalcoSettings()
+    bundles: BundleSettings = BundleSettings()
     alloy: AlloySettings = AlloySettings()

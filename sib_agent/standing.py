@@ -10,11 +10,13 @@ import msgspec
 
 from sib_agent.health import Snapshot
 from sib_protocol.errors import FileAccessError
+from sib_protocol.messages import BundleOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sib_protocol.identity import Identity
+    from sib_protocol.messages import BundleHealth
     from sib_protocol.units import UnitState
 
 _FRESH_SECONDS: Final = 30.0
@@ -82,7 +84,20 @@ def judge_standing(
         problems.append(f"the spool: {report.spool.problem}")
     if report.spool.bytes > _QUOTA_WARNING * report.spool.quota:
         problems.append("the spool is nearly full: its oldest lines will be given up")
+    problems += bundle_problems(report.bundle)
     return (Standing.TROUBLED if problems else Standing.WELL), problems
+
+
+def bundle_problems(bundle: BundleHealth | None) -> list[str]:
+    """What a person should know of the host's bundle."""
+    if bundle is None or bundle.ended is None:
+        return []
+    ended = bundle.ended
+    if ended.outcome is BundleOutcome.REFUSED:
+        return [f"bundle {ended.version} was refused: {ended.reason}"]
+    if ended.outcome is BundleOutcome.ROLLED_BACK:
+        return [f"bundle {ended.version} was taken back: {ended.reason}"]
+    return []
 
 
 def judge_units(

@@ -28,6 +28,7 @@ KEY_FILE: Final = "key.pem"
 CERTIFICATE_FILE: Final = "cert.pem"
 CA_FILE: Final = "ca.pem"
 DESCRIPTION_FILE: Final = "identity.json"
+BUNDLE_ROOT_FILE: Final = "bundle-root.json"
 CURRENT: Final = "current"
 
 
@@ -118,7 +119,26 @@ class IdentityStore:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamagedIdentityError(self.directory, f"{DESCRIPTION_FILE}: {error}") from error
 
-    def store(self, identity: Identity, *, key: bytes, certificate: bytes, ca: bytes) -> None:
+    def bundle_root(self) -> bytes | None:
+        """The TUF root that bundles are proven by; ``None`` if the server had none to give."""
+        try:
+            return (self.current / BUNDLE_ROOT_FILE).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise FileAccessError(
+                self.directory, error.strerror or str(error), "run it as root"
+            ) from error
+
+    def store(
+        self,
+        identity: Identity,
+        *,
+        key: bytes,
+        certificate: bytes,
+        ca: bytes,
+        bundle_root: bytes | None = None,
+    ) -> None:
         """Put a new identity in force and remove all but it and the one before.
 
         The one before stays for a process that opened it a moment ago.
@@ -128,6 +148,7 @@ class IdentityStore:
             key: PEM.
             certificate: PEM.
             ca: PEM.
+            bundle_root: the pinned TUF root, JSON, if there is one.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = self.current.resolve() if self.current.exists() else None
@@ -136,17 +157,15 @@ class IdentityStore:
             # A crash between the writing and the rename leaves a whole directory of this name.
             if before is None or before.name != name:
                 shutil.rmtree(self.directory / name)
-        swap_generation(
-            self.directory,
-            name,
-            {
-                KEY_FILE: (key, 0o600),
-                CERTIFICATE_FILE: (certificate, 0o644),
-                CA_FILE: (ca, 0o644),
-                DESCRIPTION_FILE: (msgspec.json.encode(identity), 0o644),
-            },
-            link=CURRENT,
-        )
+        files = {
+            KEY_FILE: (key, 0o600),
+            CERTIFICATE_FILE: (certificate, 0o644),
+            CA_FILE: (ca, 0o644),
+            DESCRIPTION_FILE: (msgspec.json.encode(identity), 0o644),
+        }
+        if bundle_root is not None:
+            files[BUNDLE_ROOT_FILE] = (bundle_root, 0o644)
+        swap_generation(self.directory, name, files, link=CURRENT)
         for old in self.directory.glob("gen-*"):
             if old.name != name and old != before:
                 shutil.rmtree(old, ignore_errors=True)

@@ -15,8 +15,11 @@ from sib_protocol.console import SibGroup
 from sib_protocol.settings import load_settings
 
 _LAZY = {
-    name: f"sib_agent.cli.{name}:{name}"
-    for name in ("doctor", "drill", "logs", "setup", "uninstall")
+    **{
+        name: f"sib_agent.cli.{name}:{name}"
+        for name in ("doctor", "drill", "logs", "setup", "uninstall")
+    },
+    "bundle-fetch": "sib_agent.cli.bundle:bundle_fetch",
 }
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import click
+import msgspec
 
 from sib_agent.settings import AgentSettings
 from sib_agent.setup.units import unit_states
@@ -17,6 +18,7 @@ from sib_protocol.identity import IdentityStore
 if TYPE_CHECKING:
     from sib_agent.health import Snapshot
     from sib_protocol.identity import Identity
+    from sib_protocol.messages import BundleHealth
     from sib_protocol.units import UnitState
 
 _COLOURS: Final = {Standing.WELL: "green", Standing.TROUBLED: "yellow", Standing.STOPPED: "red"}
@@ -57,8 +59,19 @@ def _json(
                 "oldest_seconds": spool.oldest_seconds,
                 "lost": spool.lost,
             },
+            "bundle": msgspec.to_builtins(snapshot.report.bundle),
         }
     return found
+
+
+def _bundle(bundle: BundleHealth) -> str:
+    parts = [f"{bundle.version or 'none'}, {bundle.engine or 'not looked yet'}"]
+    if bundle.trying is not None:
+        parts.append(f"{bundle.trying} is on trial")
+    if bundle.ended is not None:
+        outcome = bundle.ended.outcome.value.replace("_", " ")
+        parts.append(f"last: {bundle.ended.version} {outcome}, {bundle.ended.reason}")
+    return "; ".join(parts)
 
 
 @click.command()
@@ -94,6 +107,8 @@ def status(settings: AgentSettings, as_json: bool) -> None:
                 f"  spool        {spool.next - spool.acknowledged} waiting,"
                 f" {spool.bytes} of {spool.quota} bytes, {spool.lost} lost"
             )
+            if report.bundle is not None:
+                click.echo(f"  bundle       {printable(_bundle(report.bundle))}")
         if units:
             shown = ", ".join(
                 f"{unit.component} {unit.detail}" for unit in units if not unit.oneshot

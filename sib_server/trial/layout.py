@@ -64,6 +64,7 @@ class TrialLayout:
                 "state": {"url": f"sqlite:///{state / 'state.db'}"},
                 "pki": {"directory": str(state / "pki")},
                 "journal": {"path": str(state / "journal.db")},
+                "bundles": {"directory": str(state / "bundles")},
                 "metrics": {"port": self.metrics_port},
             }
         )
@@ -78,6 +79,8 @@ class TrialLayout:
                 "spool": {"directory": str(state / "spool")},
                 "status": {"file": str(self.status_file)},
                 "metrics": {"port": None},
+                "falco": {"enabled": False, "bundles": str(state / "bundles")},
+                "bundles": {"state": str(state / "bundle-state")},
             }
         )
 

@@ -198,6 +198,13 @@ class Agent(Daemon):
                 "spool": {"directory": str(directory / "spool")},
                 "status": {"file": str(self.status_file)},
                 "metrics": {"port": None},
+                "falco": {
+                    "home": str(directory / "sib-falco"),
+                    "config": str(directory / "falco.yaml"),
+                    "bundles": str(directory / "bundles"),
+                    "metrics_port": free_port(),
+                },
+                "bundles": {"state": str(directory / "bundle-state")},
             },
             settings or {},
         )

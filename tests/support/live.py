@@ -19,7 +19,7 @@ from sib_server.events.journal import Journal
 from sib_server.events.routes import EventRoutes
 from sib_server.events.writer import JournalWriter
 from sib_server.fleet.enrollment import Fleet
-from sib_server.fleet.routes import FleetRoutes
+from sib_server.fleet.routes import Bundles, FleetRoutes
 from sib_server.listener.gate import GateLimits
 from sib_server.listener.listener import Listener, bind, server_context
 from sib_server.listener.protocol import PeerLimits
@@ -42,6 +42,7 @@ class LiveServer:
         memory: int = 64 * 2**20,
         more_routes: Sequence[Route] = (),
         tls: bool = True,
+        bundles: Bundles | None = None,
     ) -> None:
         self.state = StateDatabase(f"sqlite:///{directory / 'state.db'}")
         self.state.migrate()
@@ -50,7 +51,9 @@ class LiveServer:
         self.fleet = Fleet(self.state, self.authority)
         self._threads = ThreadPoolExecutor(2)
         self.writer = JournalWriter(Journal.open(directory / "journal.db"))
-        fleet = FleetRoutes(self.fleet, self.authority.certificate_pem, self._threads)
+        fleet = FleetRoutes(
+            self.fleet, self.authority.certificate_pem, self._threads, bundles=bundles
+        )
         self.events = EventRoutes(self.writer, fleet.host_of, memory=memory)
         certificate = self.authority.server_certificate(["127.0.0.1"])
         context = server_context(

@@ -1,0 +1,95 @@
+"""How the daemon has a bundle fetched: by a process of its own, which ends with what it found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sib_agent.renewing import sibling_command
+from sib_protocol.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sib_protocol.messages import WantedBundle
+
+COMMAND: Final = "bundle-fetch"
+_SECONDS: Final = 180.0
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A bundle that was fetched, proven, and unpacked.
+
+    Attributes:
+        digests: SHA-256 of each part, by the part's name.
+    """
+
+    digests: dict[str, str]
+
+
+class NotFetched(msgspec.Struct, frozen=True):
+    """A bundle that was not.
+
+    Attributes:
+        reason: why.
+        proven_bad: whether it was refused for what it is; else nothing came.
+        lasting: whether another try cannot end otherwise.
+    """
+
+    reason: str
+    proven_bad: bool = False
+    lasting: bool = False
+
+
+def judge_fetch(code: int, answer: str, complaints: str) -> Fetched | NotFetched:
+    """What became of a fetch. Pure.
+
+    Args:
+        code: how the process ended.
+        answer: its stdout.
+        complaints: its stderr.
+    """
+    if code == 0:
+        try:
+            return msgspec.json.decode(answer, type=Fetched)
+        except msgspec.DecodeError:
+            return NotFetched("its answer cannot be read")
+    lines = complaints.strip().splitlines() or [f"it ended with {code}"]
+    reason = lines[0].removeprefix("error: ")[:400]
+    return NotFetched(
+        reason,
+        proven_bad=code in {ExitCode.UNTRUSTED, ExitCode.DAMAGED},
+        lasting=code == ExitCode.DAMAGED,
+    )
+
+
+class BundleFetcher:
+    """Starts the process.
+
+    Args:
+        original: ``sys.orig_argv`` of the daemon; see :func:`~sib_agent.renewing.sibling_command`.
+    """
+
+    def __init__(self, original: Sequence[str] | None = None) -> None:
+        self._command = sibling_command(sys.orig_argv if original is None else original, COMMAND)
+
+    def __call__(self, wanted: WantedBundle) -> Fetched | NotFetched:
+        """Fetch a bundle and wait for it."""
+        if self._command is None:
+            return NotFetched("this is not the daemon's own process")
+        try:
+            done = subprocess.run(
+                [*self._command, str(wanted.version), *wanted.targets],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+                text=True,
+                errors="replace",
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return NotFetched(str(error)[:400])
+        return judge_fetch(done.returncode, done.stdout, done.stderr)

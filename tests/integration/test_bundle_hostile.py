@@ -1,0 +1,386 @@
+"""Bundles that a host must refuse, from a server in an attacker's hands that has its TLS key.
+
+The agent's own code fetches over real TLS; only what the server holds is the attacker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from sib_agent.bundles import pulling
+from sib_agent.bundles.pulling import UnfitBundleError, UnprovenBundleError, pull
+from sib_agent.bundles.store import BundleStore
+from sib_agent.client import ServerBusyError, ServerUnreachableError
+from sib_agent.enrollment import enroll, renew
+from sib_protocol.bundles.archive import LIMITS
+from sib_protocol.identity import IdentityStore
+from sib_protocol.ids import HostName
+from sib_protocol.messages import BundleHealth, WantedBundle
+from sib_server.detection.bundles.metadata import Expiries
+from sib_server.detection.bundles.publishing import Content, Publisher, make_content
+from sib_server.detection.bundles.repository import Repository
+from sib_server.detection.bundles.shelf import load_shelf
+from tests.support.live import LiveServer
+
+pytestmark = pytest.mark.timeout(120)
+
+Answer = bytes | Callable[[], Response]
+DAY = 86_400 * 10**9
+
+
+@dataclass
+class Hostile:
+    """What answers in place of the server's bundle routes."""
+
+    files: dict[str, Answer] = field(default_factory=dict)
+    pinned: str | None = None
+
+    def root(self) -> str | None:
+        return self.pinned
+
+    def wanted(self, _host: Any, _has: BundleHealth | None) -> WantedBundle | None:
+        return None
+
+    async def answer(self, request: Request) -> Response:
+        found = self.files.get(request.path_params["name"])
+        if found is None:
+            return Response(b'{"error":"no_such_file","problem":"no"}', 404)
+        return Response(found) if isinstance(found, bytes) else found()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(f"/v1/bundle/{kind}/{{name}}", self.answer) for kind in ("metadata", "targets")
+        ]
+
+    def serve(self, repository: Repository) -> None:
+        shelf = load_shelf(repository)
+        self.files = {
+            name: document.content
+            for name, document in (*shelf.metadata.items(), *shelf.targets.items())
+        }
+
+    def change(self, end: str, how: Callable[[bytes], Answer]) -> None:
+        """Change what answers to every name with an ending."""
+        for name, content in self.files.items():
+            if name.endswith(end):
+                assert isinstance(content, bytes)
+                self.files[name] = how(content)
+
+
+@dataclass
+class Lab:
+    server: Hostile
+    repository: Repository
+    identities: IdentityStore
+    store: BundleStore
+    live: LiveServer
+
+    def publish(self, *, files: dict[str, bytes] | None = None) -> int:
+        content = make_content(files or {"rules/10-own.yaml": b"%d" % time.time_ns()}, {})
+        return self.publish_archives(content)
+
+    def publish_archives(self, content: Content) -> int:
+        version = Publisher(self.repository).publish(content).version
+        self.server.serve(self.repository)
+        return version
+
+    def pull(self, version: int, *targets: str) -> dict[str, str]:
+        return pull(self.identities, self.store, version, targets or (f"{version}.base.tar.gz",))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    repository = Repository(tmp_path / "repository")
+    repository.create()
+    server = Hostile(pinned=repository.root_path().read_text())
+    live = LiveServer(tmp_path, more_routes=server.routes(), bundles=server)
+    identities = IdentityStore(tmp_path / "identity")
+    enroll(live.token(), HostName("web-1"), identities)
+    store = BundleStore(tmp_path / "bundles", tmp_path / "state")
+    store.prepare()
+    yield Lab(server, repository, identities, store, live)
+    live.close()
+
+
+def refused(lab: Lab, version: int, why: str, *targets: str, unfit: bool = False) -> None:
+    before = lab.store.disk()
+    with pytest.raises(UnfitBundleError if unfit else UnprovenBundleError, match=why):
+        lab.pull(version, *targets)
+    assert lab.store.disk() == before
+    assert list(lab.store.state.glob("staging-*")) == []
+
+
+def test_a_signed_bundle_is_taken_with_a_tags_part(lab: Lab) -> None:
+    content = make_content({"rules/10-a.yaml": b"a"}, {"tag-web": {"rules/80-web.yaml": b"w"}})
+    version = lab.publish_archives(content)
+    targets = [f"{version}.base.tar.gz", f"{version}.tag-web.tar.gz"]
+    assert lab.pull(version, *targets) == content.digests()
+    place = lab.store.bundles / str(version) / "rules"
+    assert sorted(path.name for path in place.iterdir()) == ["10-a.yaml", "80-web.yaml"]
+    assert [path.stat().st_mode & 0o777 for path in (place, place / "10-a.yaml")] == [0o750, 0o640]
+    # The same again is no harm, and later ones follow from it, also over new roots.
+    lab.pull(version, *targets)
+    for role in ("targets", "snapshot", "timestamp", "root"):
+        lab.repository.rotate(role, ())
+        following = lab.publish()
+        lab.pull(following)
+
+
+def test_unsigned(lab: Lab) -> None:
+    version = lab.publish()
+
+    def strip(content: bytes) -> bytes:
+        tree = json.loads(content)
+        return json.dumps({**tree, "signatures": []}).encode()
+
+    for role in ("timestamp", "snapshot", "targets"):
+        lab.server.serve(lab.repository)
+        lab.server.change(f"{role}.json", strip)
+        refused(lab, version, f"{role} was signed by 0/1 keys")
+
+
+def test_signed_and_then_changed(lab: Lab) -> None:
+    version = lab.publish()
+    lab.server.change(
+        "targets.json", lambda content: content.replace(b'"version":1', b'"version":2')
+    )
+    refused(lab, version, "signed by 0/1")
+
+
+@pytest.mark.parametrize("with_root", [False, True])
+def test_the_wrong_key(lab: Lab, tmp_path: Path, with_root: bool) -> None:
+    version = lab.publish()
+    lab.pull(version)
+    other = Repository(tmp_path / "other")
+    other.create()
+    if with_root:
+        # An attacker's own root, in the place of the next one.
+        for _ in range(3):
+            other.renew_root(())
+    Publisher(other).publish(make_content({"rules/evil.yaml": b""}, {}), above=version)
+    lab.server.serve(other)
+    refused(lab, version + 1, "was signed by 0/1 keys")
+
+
+def test_a_root_that_the_server_offers_later_is_not_taken(lab: Lab, tmp_path: Path) -> None:
+    pinned = lab.identities.bundle_root()
+    other = Repository(tmp_path / "other")
+    other.create()
+    lab.server.pinned = other.root_path().read_text()
+    renew(lab.identities)
+    assert lab.identities.bundle_root() == pinned
+    version = Publisher(other).publish(make_content({"rules/evil.yaml": b""}, {})).version
+    lab.server.serve(other)
+    refused(lab, version, "was signed by 0/1 keys")
+
+
+def test_without_a_pinned_root_nothing_is_taken_until_it_renews(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    repository.create()
+    server = Hostile()
+    live = LiveServer(tmp_path, more_routes=server.routes(), bundles=server)
+    identities = IdentityStore(tmp_path / "identity")
+    enroll(live.token(), HostName("web-1"), identities)
+    store = BundleStore(tmp_path / "bundles", tmp_path / "state")
+    store.prepare()
+    lab = Lab(server, repository, identities, store, live)
+    try:
+        version = lab.publish()
+        refused(lab, version, "until it renews")
+        server.pinned = repository.root_path().read_text()
+        renew(identities)
+        lab.pull(version)
+    finally:
+        live.close()
+
+
+def test_an_older_one(lab: Lab) -> None:
+    first = lab.publish()
+    old = dict(lab.server.files)
+    time.sleep(1.1)
+    second = lab.publish()
+    lab.pull(second)
+    lab.server.files = old
+    refused(lab, first, "version")
+    # Also where only the timestamp is new, and it names the old rest.
+    lab.server.files = {
+        **old,
+        "timestamp.json": load_shelf(lab.repository).metadata["timestamp.json"].content,
+    }
+    refused(lab, first, "not among the signed targets")
+
+
+def test_an_expired_one(lab: Lab, tmp_path: Path) -> None:
+    version = lab.publish()
+    late = Repository(
+        lab.repository.directory,
+        Expiries(timestamp=timedelta(days=1)),
+        clock=lambda: time.time_ns() - 30 * DAY,
+    )
+    with late.locked():
+        late.commit(late.releases())
+    lab.server.serve(late)
+    refused(lab, version, "expired")
+
+
+def test_a_truncated_one(lab: Lab) -> None:
+    version = lab.publish()
+    lab.server.change(".tar.gz", lambda content: content[:-1])
+    refused(lab, version, "length|hash")
+
+    def cut(content: bytes) -> Callable[[], Response]:
+        async def half() -> AsyncIterator[bytes]:
+            yield content[: len(content) // 2]
+
+        headers = {"content-length": str(len(content))}
+        return lambda: StreamingResponse(half(), headers=headers)
+
+    for end in (".tar.gz", "timestamp.json"):
+        lab.server.serve(lab.repository)
+        lab.server.change(end, cut)
+        before = lab.store.disk()
+        with pytest.raises(ServerUnreachableError):
+            lab.pull(version)
+        assert lab.store.disk() == before
+
+
+def endless(pause: float, piece: bytes) -> Callable[[bytes], Callable[[], Response]]:
+    async def forever() -> AsyncIterator[bytes]:
+        while True:
+            yield piece
+            await asyncio.sleep(pause)
+
+    return lambda _content: lambda: StreamingResponse(forever())
+
+
+@pytest.mark.parametrize("end", [".tar.gz", "timestamp.json", "snapshot.json", "targets.json"])
+def test_an_endless_one(lab: Lab, end: str) -> None:
+    version = lab.publish()
+    lab.server.change(end, endless(0.0, b"x" * 65536))
+    refused(lab, version, "exceeding|bytes")
+
+
+def test_an_endless_root(lab: Lab) -> None:
+    version = lab.publish()
+    lab.server.files["2.root.json"] = endless(0.0, b"x" * 65536)(b"")
+    refused(lab, version, "exceeding|bytes")
+
+
+def test_one_that_never_ends_because_it_trickles(lab: Lab) -> None:
+    version = lab.publish()
+    lab.server.change(".tar.gz", endless(0.05, b"x"))
+    start = time.monotonic()
+    with (
+        mock.patch.object(pulling.ServerFetcher.__init__, "__defaults__", (1.0,)),
+        pytest.raises(ServerUnreachableError, match="too long"),
+    ):
+        lab.pull(version)
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../outside.yaml", tarfile.REGTYPE),
+        ("/tmp/outside.yaml", tarfile.REGTYPE),
+        ("rules/link.yaml", tarfile.SYMTYPE),
+        ("rules/../../outside.yaml", tarfile.REGTYPE),
+    ],
+)
+def test_a_path_outside(lab: Lab, name: str, kind: bytes) -> None:
+    """Signed by the right key: the server itself was taken over."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", format=tarfile.USTAR_FORMAT) as opened:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/shadow"
+        opened.addfile(member, io.BytesIO())
+    version = lab.publish_archives(Content({"base": made.getvalue()}))
+    refused(lab, version, "base of bundle", unfit=True)
+    assert not (lab.store.bundles.parent / "outside.yaml").exists()
+    assert not Path("/tmp/outside.yaml").exists()
+
+
+def test_a_bomb(lab: Lab) -> None:
+    bomb = gzip.compress(bytes(LIMITS.unpacked + 2**20), 9)
+    version = lab.publish_archives(Content({"base": bomb}))
+    refused(lab, version, "unpacks to more", unfit=True)
+
+
+def test_larger_than_a_host_takes(lab: Lab) -> None:
+    version = lab.publish_archives(Content({"base": bytes(LIMITS.packed + 1)}))
+    refused(lab, version, "larger than", unfit=True)
+
+
+def test_a_file_in_two_parts(lab: Lab) -> None:
+    content = make_content({"rules/a.yaml": b"1"}, {"tag-web": {"rules/a.yaml": b"2"}})
+    version = lab.publish_archives(content)
+    names = (f"{version}.base.tar.gz", f"{version}.tag-web.tar.gz")
+    refused(lab, version, "in two parts", *names, unfit=True)
+
+
+def test_parts_that_the_server_makes_up(lab: Lab) -> None:
+    version = lab.publish()
+    base = f"{version}.base.tar.gz"
+    refused(lab, version, "not among the signed targets", base, f"{version}.tag-web.tar.gz")
+    refused(lab, version, "leaves out the base", f"{version}.tag-web.tar.gz")
+    refused(lab, version, "not of bundle", base, f"{version + 1}.base.tar.gz")
+    refused(lab, version, "not the name of a bundle's part", "../../etc/passwd")
+    many = [base, *(f"{version}.tag-{number}.tar.gz" for number in range(40))]
+    refused(lab, version, "not of bundle", *many)
+
+
+def test_a_version_that_is_signed_for_another(lab: Lab) -> None:
+    version = lab.publish()
+    releases = lab.repository.releases()
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    # Signed by the right key under a name that promises something else.
+    (release,) = releases.history
+    part = replace(release.parts[0], target=f"{version + 5}.base.tar.gz")
+    lab.repository.commit(replace(releases, history=(replace(release, parts=(part,)),)))
+    lab.server.serve(lab.repository)
+    refused(lab, version + 5, "signed for another version")
+
+
+def test_a_server_that_is_busy_or_away_is_no_verdict(lab: Lab) -> None:
+    version = lab.publish()
+    body = b'{"error":"too_many_transfers","problem":"too many"}'
+    lab.server.change(".tar.gz", lambda _content: lambda: Response(body, 503))
+    with pytest.raises(ServerBusyError):
+        lab.pull(version)
+    lab.server.change("timestamp.json", lambda _content: lambda: Response(b"?", 302))
+    with pytest.raises(UnprovenBundleError):
+        lab.pull(version)
+    lab.live.call(lab.live.listener.stop(0.1))
+    with pytest.raises(ServerUnreachableError):
+        lab.pull(version)
+
+
+def test_what_was_seen_is_on_disk_before_it_is_believed(lab: Lab) -> None:
+    version = lab.publish()
+    with mock.patch.object(pulling.os, "fsync", wraps=pulling.os.fsync) as synced:
+        lab.pull(version)
+    assert synced.call_count >= 4
+    root = lab.identities.bundle_root()
+    assert root is not None
+    kept = lab.store.trust / hashlib.sha256(root).hexdigest()[:16]
+    assert {path.name for path in kept.glob("*.json")} == {
+        *("root.json", "timestamp.json", "snapshot.json", "targets.json"),
+    }
