@@ -47,6 +47,9 @@ def run_setup(directory: Path, main: Path) -> tuple[SetupReport, Layout]:
     for name in ("sib-loki", "sib-prometheus"):
         (layout.state / name).mkdir(parents=True, exist_ok=True)
     (layout.ruler / "fake").mkdir(parents=True, exist_ok=True)
+    # As the package's tmpfiles.d does.
+    layout.loki_overrides.parent.mkdir(parents=True, exist_ok=True)
+    layout.loki_overrides.write_text("overrides: {}\n")
     setup = Setup(
         settings=load_server_settings(main),
         settings_path=main,
