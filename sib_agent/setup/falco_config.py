@@ -106,9 +106,9 @@ def render_falco(settings: AgentSettings, found: FalcoFiles) -> str:
         "rules_files": list(rules_paths(falco, found)),
         "rule_matching": "all",
         "priority": falco.priority,
-        # A bundle in force is a symlink that was switched, which Falco would not see: it is told
-        # by sib-falco-reload.service.
-        "watch_config_files": False,
+        # A bundle in force is a symlink that was switched, which Falco does not see: it is told by
+        # sib-falco-reload.service. But without this, Falco 0.44 takes no SIGHUP either.
+        "watch_config_files": True,
         "engine": {
             "kind": "modern_ebpf",
             "modern_ebpf": {"buf_size_preset": falco.buffer_preset, "cpus_for_each_buffer": 2},

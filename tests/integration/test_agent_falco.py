@@ -70,7 +70,11 @@ def test_an_act_is_seen_read_sent_and_stored_with_what_triage_needs(
     assert found["event"]["verdict"] == "well", found["event"]
     assert "Falco saw it after" in found["event"]["problem"]
     assert "system calls seen" in found["falco"]["problem"]
-    event = search(server, PROBE_RULE)[-1]
+    (event,) = [
+        item
+        for item in search(server, PROBE_RULE)
+        if "sib-probe-start" not in item["output_fields"]["proc.cmdline"]
+    ]
     fields = event["output_fields"]
     assert event["source"] == "syscall"
     assert fields["proc.exepath"].endswith("/true")
@@ -97,8 +101,26 @@ def test_a_switched_bundle_is_taken_up_by_a_reload(falco: RealFalco, server: Ser
     wait_for("the first rule", lambda: len(search(server, "First bundle")) == 1, 30)
     falco.put_in_force("2", [started(second, "Second bundle")])
     falco.reload()
-    falco.wait_until_it_sees()
+
+    def taken_up() -> bool:
+        act(second)
+        return search(server, "Second bundle") != []
+
+    wait_for("the second rule", taken_up, 60)
+    before = len(search(server, "First bundle"))
     act(first)
     act(second)
-    wait_for("the second rule", lambda: len(search(server, "Second bundle")) == 1, 30)
-    assert len(search(server, "First bundle")) == 1
+    wait_for("an event", lambda: len(search(server, "Second bundle")) > 1, 30)
+    assert len(search(server, "First bundle")) == before
+
+
+def test_a_broken_bundle_does_not_blind_falco(falco: RealFalco) -> None:
+    marker = f"m{uuid.uuid4().hex}"
+    falco.put_in_force("1", [started(marker, "Good bundle")])
+    falco.start()
+    broken = {**started(marker, "Broken"), "condition": "no.such.field = 1"}
+    falco.put_in_force("2", [broken])
+    falco.reload()
+    events = falco.agent.events_file
+    wait_for("a complaint", lambda: b"hot restart failure" in events.read_bytes(), 30)
+    falco.wait_until_it_sees()

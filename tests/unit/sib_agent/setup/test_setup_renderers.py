@@ -178,7 +178,7 @@ def test_falco_writes_as_the_agent_reads() -> None:
     assert tree["json_output"] is True
     assert tree["outputs_queue"] == {"capacity": 500}
     assert tree["webserver"]["listen_address"] == "127.0.0.1"  # type: ignore[index]
-    assert tree["watch_config_files"] is False
+    assert tree["watch_config_files"] is True
     assert tree["rule_matching"] == "all"
 
 
