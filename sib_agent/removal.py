@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sib_agent.settings import AgentSettings
 
 PACKAGES: Final = ("sib-falco", "sib-alloy", "sib-agent")
-_STATE: Final = ("/var/lib/sib-alloy", "/var/lib/sib-falco", "/var/lib/sib-agent")
+_STATE: Final = ("/var/lib/sib-alloy", "/var/lib/sib-falco", "/var/lib/sib-agent", "/run/sib-falco")
 _MANAGERS: Final = (
     ("/usr/bin/apt-get", ("--yes", "remove"), ("--yes", "purge")),
     ("/usr/bin/dnf", ("--assumeyes", "remove"), ("--assumeyes", "remove")),

@@ -78,7 +78,7 @@ AGENT: Final = Package(
     ),
     unit_files=("sib-agent-setup.service", "sib-falco-reload.service"),
     state=(
-        *("/var/lib/sib-agent", "/var/lib/sib-falco"),
+        *("/var/lib/sib-agent", "/var/lib/sib-falco", "/run/sib-falco"),
         # What setup wrote.
         *("/etc/sib/falco.yaml", "/etc/sib/falco-probe.yaml", "/etc/sib/config.alloy"),
         *("/etc/sib/falco.yaml.new", "/etc/sib/falco-probe.yaml.new", "/etc/sib/config.alloy.new"),

@@ -21,7 +21,7 @@ from sib_agent.doctor.probe import Probe
 from sib_agent.setup import steps
 from sib_agent.setup.alloy_config import file_sources, syslog_sources
 from sib_agent.setup.facts import gather
-from sib_agent.setup.preflight import judge_host
+from sib_agent.setup.preflight import STARTING_CHECKS, judge_host
 from sib_agent.setup.units import unit_states
 from sib_agent.standing import is_alive, load_snapshot
 from sib_protocol.checks import Finding, Verdict, failed, failed_by, skipped, well
@@ -69,16 +69,19 @@ def examine(patient: Patient, *, probe: bool, seconds: float) -> Iterator[Findin
     """
     settings = patient.settings
     facts = gather(settings)
-    # Of the ground that it stands on, only what is not well: setup shows all.
-    yield from (item for item in judge_host(facts, settings) if _is_worth_a_line(item))
-    yield from judge.judge_units(unit_states(), settings)
-    yield from _configuration(patient, facts)
-    falco_runs = False
+    page = None
     if settings.falco.enabled:
         page = fetch(f"http://127.0.0.1:{settings.falco.metrics_port}/metrics")
-        falco_runs = page is not None
-        if facts.falco.program or falco_runs:
-            yield judge_falco_metrics(page, settings.falco.metrics_port)
+    falco_runs = page is not None
+    # Of the ground that it stands on, only what is not well: setup shows all. What could keep Falco
+    # from starting is of no interest once it runs.
+    for item in judge_host(facts, settings):
+        if _is_worth_a_line(item) and not (falco_runs and item.check in STARTING_CHECKS):
+            yield item
+    yield from judge.judge_units(unit_states(), settings)
+    yield from _configuration(patient, facts)
+    if settings.falco.enabled and (facts.falco.program or falco_runs):
+        yield judge_falco_metrics(page, settings.falco.metrics_port)
     if settings.alloy.enabled and facts.alloy:
         yield from _alloy(settings)
         yield _logs(settings, facts)

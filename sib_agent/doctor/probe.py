@@ -87,10 +87,10 @@ class Probe:
         """Make the event and follow it for so long at most."""
         try:
             self._ends = {segment.path: segment.size for segment in self._segments()}
+            begun = self._clock()
             self._make()
         except (OSError, subprocess.SubprocessError) as error:
             return ProbeOutcome(self._by_falco, problem=str(error))
-        begun = self._clock()
         outcome = ProbeOutcome(self._by_falco)
         while True:
             outcome = self._look(outcome, begun)

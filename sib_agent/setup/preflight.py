@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MIN_KERNEL: Final = (5, 8)
 MIN_SYSTEMD: Final = 247
 _SPARE_DISK: Final = 256 * MIB
+STARTING_CHECKS: Final = frozenset({"kernel", "btf", "bpf", "memlock"})
+"""What keeps Falco from starting; a Falco that runs has proven them."""
+
 # Bits of the kernel's capability sets.
 CAP_SYS_ADMIN: Final = 1 << 21
 CAP_SYS_RESOURCE: Final = 1 << 24

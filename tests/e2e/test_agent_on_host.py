@@ -173,7 +173,7 @@ def test_falco_sees_under_its_unit_and_takes_up_a_bundle(enrolled: Host) -> None
 
     def fires() -> bool:
         enrolled.do("/bin/true", "marker-of-a-bundle")
-        return "Bundle on a host" in enrolled.do("python3", "-c", READ_METRICS)
+        return "Bundle on a host" in enrolled.try_("python3", "-c", READ_METRICS).stdout
 
     wait("the bundle's rule to fire", fires, 60)
     assert not enrolled.do("systemctl", "--failed", "--no-legend").strip()

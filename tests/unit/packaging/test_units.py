@@ -36,8 +36,7 @@ def limit(name: str) -> float:
         return 1.5
     if name in SETUP:
         return 1.9
-    # Falco loads eBPF programs and looks into every process: that is its work.
-    return 3.0 if name == FALCO else 2.5
+    return 2.5
 
 
 def test_there_are_units_to_look_at() -> None:
