@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from contextlib import suppress
-from typing import Final
 
 import click
 
-from sib_agent.removal import (
-    PACKAGES,
-    Removal,
-    find_manager,
-    own_paths,
-    plan_removal,
-    remove_paths,
-)
+from sib_agent.removal import PACKAGES, own_paths
 from sib_agent.settings import AgentSettings
-from sib_agent.setup.facts import ask
+from sib_agent.setup.units import TARGET
 from sib_agent.standing import load_snapshot
 from sib_protocol.console import print_json
-from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.errors import SibError
 from sib_protocol.identity import IdentityStore
+from sib_protocol.removal import carry_out, find_installed, find_manager, plan_removal
 from sib_protocol.units import booted
-
-_STOP_SECONDS: Final = 120
-
-
-class NotStoppedError(SibError):
-    """The daemons go on."""
-
-    exit_code = ExitCode.CONFLICT
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the daemons could not be stopped: {reason}", "systemctl status 'sib-*'")
-
-
-def _installed() -> list[str]:
-    """Which of the packages are."""
-    found = []
-    for name in PACKAGES:
-        state = ask("dpkg-query", "-W", "-f=${db:Status-Status}", name)
-        if state == "installed" or ask("rpm", "-q", name) is not None:
-            found.append(name)
-    return found
 
 
 def _warn(settings: AgentSettings, *, purge: bool) -> None:
@@ -80,10 +51,11 @@ def uninstall(
     """
     removal = plan_removal(
         [path for path in own_paths(settings) if os.path.lexists(path)],
+        target=TARGET,
         purge=purge,
         booted=booted(),
         manager=find_manager(),
-        installed=_installed(),
+        installed=find_installed(PACKAGES),
     )
     if as_json and dry_run:
         print_json({"steps": removal.lines()})
@@ -98,19 +70,5 @@ def uninstall(
         return
     if not yes:
         click.confirm("Go on?", abort=True)
-    _carry_out(removal)
-
-
-def _carry_out(removal: Removal) -> None:
-    if removal.stop is not None:
-        try:
-            subprocess.run(
-                removal.stop, check=True, timeout=_STOP_SECONDS, capture_output=True, text=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise NotStoppedError(str(error)) from error
-    remove_paths(removal.remove)
-    if removal.packages is not None:
-        # In place of this program, whose files the package manager is about to remove.
-        os.execv(removal.packages[0], removal.packages)  # noqa: S606  (a whole path, no shell)
+    carry_out(removal)
     click.echo("removed")

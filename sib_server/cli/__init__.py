@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "sigma": "sib_server.cli.sigma:sigma",
     "status": "sib_server.cli.status:status",
     "token": "sib_server.cli.token:token",
+    "uninstall": "sib_server.cli.uninstall:uninstall",
     "try": "sib_server.cli.trial:try_command",
 }
 

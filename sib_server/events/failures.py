@@ -105,6 +105,25 @@ class JournalDamagedError(JournalError):
         self.reason = reason
 
 
+class JournalTooNewError(JournalError):
+    """The journal was written by a newer SIB than this one.
+
+    Attributes:
+        path: the journal's file.
+        version: of its schema.
+    """
+
+    exit_code = ExitCode.CONFLICT
+
+    def __init__(self, path: Path, version: int) -> None:
+        super().__init__(
+            f"the journal {path} has schema {version}, which this SIB does not know",
+            "upgrade sib-server, or put back the backup made before the upgrade",
+        )
+        self.path = path
+        self.version = version
+
+
 class StreamOwnedError(JournalError):
     """A host sent lines of a stream that belongs to another host.
 

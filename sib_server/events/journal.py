@@ -28,6 +28,7 @@ from sib_server.events import schema
 from sib_server.events.failures import (
     JournalDamagedError,
     JournalInUseError,
+    JournalTooNewError,
     JournalUnavailableError,
     NumberRangeError,
     StreamOwnedError,
@@ -93,6 +94,8 @@ class Journal:
         meta = read_meta(connection)
         if int(meta.get("schema", "0")) != schema.SCHEMA_VERSION:
             found = meta.get("schema", "no version")
+            if int(meta.get("schema", "0")) > schema.SCHEMA_VERSION:
+                raise JournalTooNewError(path, int(found))
             raise JournalDamagedError(path, f"its schema version reads {found!r}")
         try:
             self.journal_id = parse_host_id(meta["journal"])

@@ -16,13 +16,13 @@ from sib_server.events.incoming import IncomingBatch
 from sib_server.events.journal import Journal
 from sib_server.events.stored import Seq
 from sib_server.operations.disk.decision import Decision, StoreUse, overrides
-from sib_server.operations.disk.measure import measure_journal
+from sib_server.operations.disk.measure import measure_journal, measure_loki
 from sib_server.operations.disk.settings import HOUR_NS
-from tests.support.components import RealLoki, get
+from tests.support.components import RealLoki, get, post_json
 from tests.support.lab import Server, event_line, number_of
 from tests.support.proxy import wait_for
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 DAY = 24 * HOUR_NS
 OLD, YOUNG = 3_000, 50
 
@@ -113,7 +113,8 @@ def test_what_a_sink_has_not_had_never_goes(tmp_path: Path) -> None:
     assert server.stop() == 0
 
 
-def test_a_real_loki_takes_up_the_decision(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_real_loki_takes_up_the_decision_and_deletes(tmp_path: Path) -> None:
     loki = RealLoki(tmp_path / "loki")
     place = tmp_path / "overrides.yaml"
     place.write_text("overrides: {}\n")
@@ -123,7 +124,11 @@ def test_a_real_loki_takes_up_the_decision(tmp_path: Path) -> None:
         "working_directory": str(loki.directory / "compactor"),
         "retention_enabled": True,
         "delete_request_store": "filesystem",
+        "compaction_interval": "3s",
+        "apply_retention_interval": "5s",
+        "retention_delete_delay": "1s",
     }
+    config["limits_config"]["retention_period"] = "720h"
     (loki.directory / "loki.yaml").write_text(json.dumps(config))
     loki.start()
     try:
@@ -140,5 +145,25 @@ def test_a_real_loki_takes_up_the_decision(tmp_path: Path) -> None:
                 return b"retention_period: 2d12h\n" in answer.read()
 
         wait_for("Loki knows of it", taken, 30)
+        place.write_text("overrides: {}\n")
+        for name, age in (("old", 5 * DAY), ("new", 0)):
+            values = [[str(now - age + number), f"{name} {number}"] for number in range(100)]
+            content = {"streams": [{"stream": {"name": name}, "values": values}]}
+            assert post_json(f"{loki.url}/loki/api/v1/push", content)[0] == 204
+        assert post_json(f"{loki.url}/flush", {})[0] == 204
+        # A start writes out the index, which else takes a quarter of an hour.
+        assert loki.process is not None
+        loki.process.terminate()
+        loki.process.wait(60)
+        loki.start()
+
+        def chunks() -> int:
+            store = measure_loki(loki.directory)
+            assert store is not None
+            return sum(1 for path in (loki.directory / "chunks/fake").rglob("*") if path.is_file())
+
+        before = chunks()
+        place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), "fake", now))
+        wait_for("what is older is deleted", lambda: chunks() < before, 200)
     finally:
         loki.kill()

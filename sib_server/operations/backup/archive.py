@@ -70,6 +70,15 @@ def _header(name: str, size: int, mode: int, mtime: int) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
+def fits_header(name: str) -> bool:
+    """Whether a path fits into a plain header: 100 bytes, and 155 more before a slash."""
+    try:
+        _header(name, 0, 0, 0)
+    except (ValueError, UnicodeEncodeError):
+        return False
+    return True
+
+
 def _padding(size: int) -> bytes:
     return bytes(-size % _BLOCK)
 

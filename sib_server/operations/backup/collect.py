@@ -26,6 +26,7 @@ from sib_server.operations.accounts import (
     server_account,
     user_name,
 )
+from sib_server.operations.backup.archive import fits_header
 from sib_server.operations.backup.errors import NoRoomError, OutsideStateError
 from sib_server.operations.backup.manifest import (
     FORMAT,
@@ -230,7 +231,7 @@ def _take(collection: Collection, item: _Found, copies: Path) -> None:
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if stat.S_ISDIR(found.st_mode) or (name.startswith(".") and stat.S_ISREG(found.st_mode)):
         return
-    if len(stored.encode("utf-8", "replace")) > MAX_PATH:
+    if len(stored.encode("utf-8", "replace")) > MAX_PATH or not fits_header(stored):
         collection.left_out.append(f"{item.path}: its path is too long for a backup")
         return
     if stat.S_ISLNK(found.st_mode):

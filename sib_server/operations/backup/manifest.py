@@ -14,8 +14,8 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 MAX_FILES: Final = 200_000
-MAX_PATH: Final = 100
-"""What a plain tar header holds, so that any tar reads the archive."""
+MAX_PATH: Final = 200
+"""What a plain tar header holds, with room for its parts, so that any tar reads the archive."""
 MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
 _MAX_FILE_BYTES: Final = 2**44
 _PART: Final = re.compile(r"[^/\x00-\x1f\x7f]{1,100}")

@@ -9,9 +9,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from sib_agent.cli import main
-from sib_agent.removal import own_paths, package_command, plan_removal, remove_paths
+from sib_agent.removal import own_paths
 from sib_agent.settings import AgentSettings
+from sib_agent.setup.units import TARGET
 from sib_protocol.errors import ExitCode
+from sib_protocol.removal import package_command, plan_removal, remove_paths
 
 APT, DNF, ZYPPER = (Path(f"/usr/bin/{name}") for name in ("apt-get", "dnf", "zypper"))
 ALL = ["sib-falco", "sib-alloy", "sib-agent"]
@@ -36,7 +38,7 @@ def test_each_package_manager_is_told_in_its_words(
 
 def test_a_purge_takes_everything_of_sibs_and_nothing_else() -> None:
     paths = own_paths(AgentSettings())
-    plan = plan_removal(paths, purge=True, booted=True, manager=APT, installed=ALL)
+    plan = plan_removal(paths, target=TARGET, purge=True, booted=True, manager=APT, installed=ALL)
     assert plan.lines()[0] == "systemctl stop sib-agent.target"
     assert plan.lines()[-1].startswith("/usr/bin/apt-get --yes purge")
     removed = {str(path) for path in plan.remove}
@@ -45,7 +47,7 @@ def test_a_purge_takes_everything_of_sibs_and_nothing_else() -> None:
     assert "/var/lib/sib-agent/spool" not in removed
     assert {"/etc/sib/falco.yaml", "/etc/sib/config.alloy", "/etc/sib/falco.yaml.new"} <= removed
     assert not removed & {"/etc/sib", "/etc/sib/agent.yaml", "/var/lib", "/var/log"}
-    kept = plan_removal(paths, purge=False, booted=False, manager=None, installed=[])
+    kept = plan_removal(paths, target=TARGET, purge=False, booted=False, manager=None, installed=[])
     assert (kept.remove, kept.stop, kept.lines()) == ((), None, [])
 
 

@@ -14,8 +14,9 @@ from typing import BinaryIO
 import pytest
 
 from sib_protocol.settings import parse_settings
-from sib_server.events.failures import JournalInUseError
+from sib_server.events.failures import JournalInUseError, JournalTooNewError
 from sib_server.events.journal import Journal
+from sib_server.events.meta import write_meta
 from sib_server.fleet.adoption import FILE, read_window
 from sib_server.operations.accounts import Account, acting_as, own_account, server_account
 from sib_server.operations.backup import restore as restore_module
@@ -278,3 +279,15 @@ def _server_uid() -> list[int]:
         return [pwd.getpwnam("sib-server").pw_uid]
     except KeyError:
         return []
+
+
+def test_a_newer_sibs_journal_is_left_alone_and_says_so(tmp_path: Path) -> None:
+    settings, _file = make(tmp_path / "a")
+    path = settings.journal.path
+    with closing(sqlite3.connect(path)) as opened:
+        write_meta(opened, "schema", "2")
+        opened.commit()
+    with pytest.raises(JournalTooNewError) as caught:
+        Journal.open(path)
+    assert "upgrade sib-server" in str(caught.value.remedy)
+    assert caught.value.version == 2
