@@ -60,7 +60,11 @@ SERVER: Final = Package(
         "sib-server-hunt.service",
         "sib-server-disk-guard.service",
     ),
-    state=("/var/lib/sib-server", "/var/lib/sib-server-setup", "/var/lib/sib-disk-guard"),
+    state=(
+        *("/var/lib/sib-server", "/var/lib/sib-server-setup", "/var/lib/sib-disk-guard"),
+        # What setup wrote. outputs.yaml and rules.d are the administrator's.
+        *("/etc/sib/server.d", "/etc/sib/secrets"),
+    ),
     config=(("server.yaml", "/etc/sib/server.yaml"),),
     depends_deb=("systemd", *_PYTHON_DEB),
     depends_rpm=("systemd", *_PYTHON_RPM),
@@ -93,15 +97,28 @@ AGENT: Final = Package(
 _ON_AGENTS: Final = frozenset({"falco", "alloy"})
 
 
+_WRITTEN_BY_SETUP: Final = {
+    "loki": ("loki.yaml",),
+    "prometheus": ("prometheus.yaml", "prometheus.env"),
+    "grafana": ("grafana.ini", "grafana"),
+    "falcosidekick": ("falcosidekick.yaml",),
+}
+
+
 def component_package(name: str, summary: str) -> Package:
     """The package of one component."""
     base = "sib-agent" if name in _ON_AGENTS else "sib-server"
     own_state = () if name in {"falco", "falcosidekick"} else (f"/var/lib/sib-{name}",)
+    written = tuple(
+        f"/etc/sib/{file}{beside}"
+        for file in _WRITTEN_BY_SETUP.get(name, ())
+        for beside in ("", ".new", ".old")
+    )
     return Package(
         name=f"sib-{name}",
         summary=f"SIEM in a Box: {summary}",
         units=(f"sib-{name}.service",),
-        state=own_state,
+        state=(*own_state, *written),
         depends_deb=(base,),
         depends_rpm=(base,),
     )

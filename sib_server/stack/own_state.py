@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_server.detection.bundles.repository import Repository
 from sib_server.pki.authority import Authority, NoAuthorityError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sib_server.detection.bundles.settings import BundleSettings
     from sib_server.settings import ServerSettings
 
-CA_NAME = "SIB"
+CA_NAME: Final = "SIB"
 
 
 class OwnState(msgspec.Struct, frozen=True):
@@ -29,7 +31,9 @@ class OwnState(msgspec.Struct, frozen=True):
 
 
 def make_own_state(settings: ServerSettings, server_names: Sequence[str]) -> OwnState:
-    """Make the CA and the server's certificate where they are missing.
+    """Make the CA, the server's certificate and the repository of bundles where they are missing.
+
+    The repository has to be there before the first host enrolls: hosts pin its root then.
 
     Args:
         settings: the server's.
@@ -46,4 +50,10 @@ def make_own_state(settings: ServerSettings, server_names: Sequence[str]) -> Own
         made.append(f"the CA in {settings.pki.directory}")
     if authority.server_certificate(server_names).fresh:
         made.append("the server's certificate")
+    if _make_repository(settings.bundles):
+        made.append(f"the repository of bundles in {settings.bundles.directory}")
     return OwnState(made, authority.pin)
+
+
+def _make_repository(settings: BundleSettings) -> bool:
+    return Repository(settings.directory, settings.expiries()).create()

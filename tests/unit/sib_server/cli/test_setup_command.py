@@ -33,6 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (layout.config / "server.yaml").write_text(
         f"pki: {{directory: {tmp_path}/pki}}\n"
         f"journal: {{path: {tmp_path}/journal.db, retention_bytes: 1048576}}\n"
+        f"bundles: {{directory: {tmp_path}/bundles}}\n"
         "listen: {port: 1}\nmetrics: {port: null}\n"
     )
     return tmp_path

@@ -55,6 +55,7 @@ class Machine:
         own = (
             f"pki: {{directory: {self.directory}/pki}}\n"
             f"journal: {{path: {self.directory}/journal.db}}\n"
+            f"bundles: {{directory: {self.directory}/bundles}}\n"
         )
         self.main.write_text(own + text)
 
@@ -106,6 +107,7 @@ def test_a_first_setup_makes_everything_and_a_second_touches_nothing(machine: Ma
     }
     assert "try-restart --no-block sib-server.service" in machine.told()
     assert report.ca_pin == Authority.load(machine.directory / "pki").pin
+    assert (machine.directory / "bundles/metadata/1.root.json").is_file()
     assert report.grafana == "http://127.0.0.1:3000"
 
     before = machine.snapshot()
