@@ -202,18 +202,23 @@ def _data_source(
         secret["tlsClientKey"] = _content(access.key_file)
     if access.username is not None and access.password_file is not None:
         made["basicAuth"] = True
-        made["basicAuthUser"] = access.username
+        made["basicAuthUser"] = _literal(access.username)
         secret["basicAuthPassword"] = _content(access.password_file)
     if access.token_file is not None:
         sent.append(("Authorization", f"Bearer {_content(access.token_file)}"))
     if source.tenant is not None:
-        sent.append(("X-Scope-OrgID", source.tenant))
+        sent.append(("X-Scope-OrgID", _literal(source.tenant)))
     for number, (header, value) in enumerate(sent, 1):
         made["jsonData"][f"httpHeaderName{number}"] = header
         secret[f"httpHeaderValue{number}"] = value
     if secret:
         made["secureJsonData"] = secret
     return made
+
+
+def _literal(text: str) -> str:
+    """Where Grafana would look for variables."""
+    return text.replace("$", "$$")
 
 
 def _content(path: object) -> str:

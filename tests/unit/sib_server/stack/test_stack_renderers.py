@@ -211,7 +211,7 @@ def test_units_and_configuration_speak_of_the_same_places() -> None:
 def test_data_sources_for_stores_elsewhere_carry_files_not_secrets() -> None:
     access = StoreAccess(
         ca_file=Path("/ca"),
-        username="u",
+        username="u$er",
         password_file=Path("/p"),
         certificate_file=Path("/c"),
         key_file=Path("/k"),
@@ -220,7 +220,7 @@ def test_data_sources_for_stores_elsewhere_carry_files_not_secrets() -> None:
     metrics = Source("https://mimir", StoreAccess(token_file=Path("/t")))
     prometheus, events = data_sources(loki, metrics)["datasources"]
     assert (prometheus["uid"], events["uid"]) == ("sib-prometheus", "sib-loki")
-    assert events["basicAuthUser"] == "u"
+    assert events["basicAuthUser"] == "u$$er"
     assert events["secureJsonData"] == {
         "tlsCACert": "$__file{/ca}",
         "tlsClientCert": "$__file{/c}",
