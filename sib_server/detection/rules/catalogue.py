@@ -118,4 +118,4 @@ def content_hash(rule: Rule, drill: str, resolver: Resolver) -> str:
     with suppress(ConditionError, ResolveError):
         condition = write(resolver.resolved(parse(condition)))
     text = repr((rule.source, condition, drill))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -59,7 +59,6 @@ _ESCAPES: Final = {
     "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\",
     " ": "\\",  # what Falco makes of it, for the sake of an old rule
 }  # fmt: skip
-_HEX: Final = re.compile(r"[0-9a-fA-F]{2}")
 _T = TypeVar("_T")
 
 
@@ -165,20 +164,15 @@ class _Parser:
         pieces = iter(re.split(r"\\(.|\n)", inside))
         found.append(next(pieces))
         for escaped, following in zip(pieces, pieces, strict=True):
-            rest = following
             if escaped == delimiter:
                 found.append(escaped)
             elif escaped in _ESCAPES:
                 found.append(_ESCAPES[escaped])
-            elif escaped == "x" and _HEX.match(rest):
-                code = int(rest[:2], 16)
-                found.append(chr(code) if code < 0x80 else chr(0xDC00 + code))
-                rest = rest[2:]
             else:
                 raise self.wrong(
                     f"\\{escaped} escapes nothing; a text that Falco can read is expected"
                 )
-            found.append(rest)
+            found.append(following)
         return "".join(found)
 
     # Rules. Each counts for the bound on depth as in Falco's parser.

@@ -162,8 +162,9 @@ class _Reader:
             missing = [key for key in _REQUIRED if key not in texts]
             if missing:
                 raise _Bad(node.line, f"the rule has no {' and no '.join(missing)}")
-        for key in node.entries.keys() & (_RULE_KEYS - {"rule", "override", "source"}):
-            if override and key not in override:
+        for key in node.entries:
+            told = key in override or key not in _RULE_KEYS - {"rule", "override", "source"}
+            if override and not told:
                 raise _Bad(node.entries[key].line, f"`override` does not say what {key!r} is for")
         return item
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
-from sib_server.detection.indicators.index import Index
-from sib_server.detection.indicators.rules import choose, rule_document
 from sib_server.detection.rules.collect import Origin, SourceFile
 from sib_server.detection.rules.documents import MAX_BYTES
 from sib_server.detection.rules.findings import Finding, LintName, Place, ordered
+from sib_server.detection.rules.indicators import indicator_rules
 from sib_server.detection.rules.reading import read_items
 from sib_server.detection.rules.sidecars import SUFFIX, Sidecar, read_sidecars
 from sib_server.detection.sigma.store import SigmaStore
@@ -168,13 +167,7 @@ def _read(paths: Iterable[Path], origin: Origin) -> Sources:
 
 
 def _indicators(settings: ServerSettings) -> Sources:
-    index = Index.open(settings.intel.directory)
-    try:
-        shipment = choose(index.indicators(), settings.intel.shipping)
-    finally:
-        index.close()
-    text = rule_document(shipment, inbound_networks=settings.intel.shipping.inbound_networks)
-    items, findings = read_items(INDICATORS, text.encode())
+    items, findings = read_items(INDICATORS, indicator_rules(settings))
     files = (SourceFile(INDICATORS, Origin.INTEL, INDICATORS, tuple(items)),) if items else ()
     return replace(_NOTHING, files=files, findings=tuple(findings))
 

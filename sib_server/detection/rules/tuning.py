@@ -75,7 +75,7 @@ class Proposal:
         """As it is kept. The same proposal always has the same id."""
         text = repr((rule, self.exception, self.fields, self.values))
         return Tuning(
-            id="t" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8],
+            id="t" + hashlib.sha256(text.encode()).hexdigest()[:8],
             rule=rule,
             exception=self.exception,
             fields=self.fields,

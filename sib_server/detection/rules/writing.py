@@ -42,16 +42,11 @@ def write(condition: Condition) -> str:
 
 def quoted(text: str) -> str:
     """A text in quotes."""
-    ending = "\\x5c" if text.endswith("\\") else ""
-    # A quote behind a backslash does not end a text, however that backslash came there.
+    # A quote behind a backslash does not end a text, however that backslash came there; Falco also
+    # takes a backslash with a blank for a backslash.
+    ending = "\\ " if text.endswith("\\") else ""
     plain = text[:-1] if ending else text
-    return '"' + "".join(map(_character, plain)) + ending + '"'
-
-
-def _character(sign: str) -> str:
-    if 0xDC80 <= ord(sign) <= 0xDCFF:
-        return f"\\x{ord(sign) - 0xDC00:02x}"
-    return _ESCAPES.get(sign, sign)
+    return '"' + "".join(_ESCAPES.get(sign, sign) for sign in plain) + ending + '"'
 
 
 def _part(condition: Condition) -> str:

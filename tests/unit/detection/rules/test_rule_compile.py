@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import yaml
 from sib_protocol.errors import FileAccessError
 from sib_server.detection.rules import sources
 from sib_server.detection.rules.compile import CompiledRules, RuleErrorsError, compile_rules
+from sib_server.detection.rules.indicators import indicator_rules
 from sib_server.detection.rules.sources import NoRulesError
 from tests.support.rules import OURS, Place
 
@@ -205,3 +207,29 @@ def test_what_a_changed_stock_rule_names_must_be_there(place: Place) -> None:
     compiled = place.compile()
     assert "'nowhere' is not known" in compiled.errors[0].reason
     assert "rules/99-decisions.yaml" not in compiled.files
+
+
+def test_the_indicators_file_is_kept_for_an_hour_and_a_generation(place: Place) -> None:
+    now = [1_800_000_000.0]
+
+    def made() -> bytes:
+        return indicator_rules(place.settings, clock=lambda: now[0])
+
+    assert made() == b""
+    place.import_others()
+    now[0] = time.time()
+    first = made()
+    assert b"45.155.205.9" in first
+    kept = place.root / "state" / "indicators.yaml"
+    kept.write_bytes(kept.read_bytes().replace(b"45.155.205.9", b"45.155.205.8"))
+    assert b"45.155.205.8" in made()
+    now[0] += 3600
+    assert made() == first
+    kept.write_bytes(kept.read_bytes().replace(b"45.155.205.9", b"45.155.205.8"))
+    place.write("bad.txt", "45.155.205.7\n")
+    place.sib("intel", "import", str(place.root / "bad.txt"), "--feed", "more")
+    assert b"45.155.205.7" in made()
+    assert b"45.155.205.9" in made()
+    kept.unlink()
+    kept.mkdir()
+    assert b"45.155.205.7" in made()
