@@ -4,7 +4,7 @@
     scripts/bench-intel options          the same questions to other ways of keeping them
     scripts/bench-intel falco            Falco's CPU with 100,000 addresses and 10,000 networks
 
-``falco`` needs root, $SIB_COMPONENTS/falco/bin/falco and iproute2. It makes its connections inside
+``falco`` needs root, $SIB_COMPONENTS/falco/falco and iproute2. It makes its connections inside
 a network namespace of its own whose every address is the loopback interface: nothing leaves the
 machine. It takes about a minute and a half a round.
 """
@@ -301,9 +301,9 @@ def measure_falco(
 
 
 def bench_falco(seconds: float, rounds: int, peers: int, wanted: str) -> dict[str, object]:
-    falco = Path(os.environ.get("SIB_COMPONENTS", "")) / "falco" / "bin" / "falco"
+    falco = Path(os.environ.get("SIB_COMPONENTS", "")) / "falco" / "falco"
     if not falco.exists():
-        raise SystemExit("no Falco: set SIB_COMPONENTS to the folder that holds falco/bin/falco")
+        raise SystemExit("no Falco: set SIB_COMPONENTS to the folder that holds falco/falco")
     if os.geteuid() != 0:
         raise SystemExit("Falco needs root")
     draw = random.Random(7)
