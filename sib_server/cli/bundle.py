@@ -20,6 +20,7 @@ from sib_server.detection.bundles.build import (
     files_of,
     read_folder,
     read_tag_rules,
+    renewed,
 )
 from sib_server.detection.bundles.failures import NoRolloutError
 from sib_server.detection.bundles.publishing import Publisher, earlier
@@ -164,6 +165,11 @@ def build_(server: ServerContext, folder: Path | None, as_json: bool) -> None:
     help="Only to this share of the hosts at first, like 5%; the others follow by themselves once"
     " it has proven itself, or never. [default: to all]",
 )
+@click.option(
+    "--indicators",
+    is_flag=True,
+    help="Only renew the indicators of what is published; a timer does that every hour.",
+)
 @click.option("--note", default="", help="What it is about; kept with it.")
 @click.option("--force", is_flag=True, help="Also where nothing differs from the newest bundle.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be published.")
@@ -174,6 +180,7 @@ def publish(
     folder: Path | None,
     percent: float | None,
     *,
+    indicators: bool,
     note: str,
     force: bool,
     dry_run: bool,
@@ -191,9 +198,15 @@ def publish(
     \b
     Examples:
       sib-server bundle publish --canary 5% --note 'new SSH rules'
+      sib-server bundle publish --indicators
       sib-server bundle publish --dry-run
     """
-    content = _content(server, folder)
+    if indicators and (folder is not None or percent is not None):
+        raise click.UsageError("--indicators goes without --from and --canary")
+    if indicators:
+        content = renewed(server.bundles, compile_rules(server.settings).checked().files)
+    else:
+        content = _content(server, folder)
     difference = _difference(server, content)
     standings = server.fleet.standings()
     release = None

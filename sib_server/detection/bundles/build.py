@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sib_protocol.bundles.archive import LIMITS, check_name, unpack
+from sib_protocol.bundles.archive import LIMITS, check_name, pack, unpack
 from sib_protocol.bundles.names import BASE, tag_part
 from sib_protocol.errors import FileAccessError
-from sib_server.detection.bundles.failures import BundleContentError
-from sib_server.detection.bundles.publishing import make_content
+from sib_server.detection.bundles.failures import BundleContentError, NotReadyError
+from sib_server.detection.bundles.publishing import Content, make_content
+from sib_server.detection.bundles.releases import Stage
+from sib_server.detection.rules.collect import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from sib_server.detection.bundles.publishing import Content
     from sib_server.detection.bundles.releases import Release
     from sib_server.detection.bundles.repository import Repository
 
 _FOLDERS: Final = ("rules", "drills")
+_INDICATORS: Final = re.compile(rf"rules/\d+-{Origin.INTEL.value}-")
 _TAG_PREFIX: Final = "rules/80-"
 
 
@@ -86,6 +89,21 @@ def build(base: Mapping[str, bytes], tags: Mapping[str, Mapping[str, bytes]]) ->
     return make_content(base, tags)
 
 
+def with_indicators_of(
+    published: Mapping[str, bytes], fresh: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """What is published already, with fresh indicators and nothing else that is new.
+
+    So a timer can renew indicators without handing out what somebody is still at work on.
+
+    Args:
+        published: every host's files of the newest bundle.
+        fresh: those of a rule set that was compiled now.
+    """
+    kept = {name: content for name, content in published.items() if not _INDICATORS.match(name)}
+    return kept | {name: content for name, content in fresh.items() if _INDICATORS.match(name)}
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What a new bundle changes.
@@ -120,6 +138,27 @@ def files_of(archives: Mapping[str, bytes]) -> dict[str, bytes]:
         for part, packed in archives.items()
         for name, content in unpack(packed).items()
     }
+
+
+def renewed(repository: Repository, fresh: Mapping[str, bytes]) -> Content:
+    """The newest bundle's content with the indicators of a rule set compiled now.
+
+    Raises:
+        NotReadyError: there is no bundle yet, or one is on trial with canaries.
+        FileAccessError: an archive of it is not there.
+    """
+    releases = repository.releases()
+    if not releases.newest:
+        raise NotReadyError("no bundle was published yet", "sib-server bundle publish")
+    if releases.rollout.stage is Stage.CANARY:
+        # A new bundle goes to all hosts at once, and would take along what is still on trial.
+        raise NotReadyError(
+            f"bundle {releases.rollout.candidate} is on trial with canaries",
+            "wait until that is over, or: sib-server bundle promote",
+        )
+    archives = archives_of(repository, releases.find(releases.newest))
+    base = with_indicators_of(unpack(archives[BASE]), fresh)
+    return Content({**archives, BASE: pack(base)})
 
 
 def archives_of(repository: Repository, release: Release | None) -> dict[str, bytes]:

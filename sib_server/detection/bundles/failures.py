@@ -73,3 +73,9 @@ class BundleContentError(SibError):
     """Rule files that cannot be published."""
 
     exit_code = ExitCode.USAGE
+
+
+class NotReadyError(SibError):
+    """Indicators cannot be renewed now; they will be with the next try."""
+
+    exit_code = ExitCode.CONFLICT

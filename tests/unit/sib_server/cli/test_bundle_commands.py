@@ -17,6 +17,7 @@ from sib_protocol.tokens import EnrollmentToken
 from sib_server import cli
 from sib_server.fleet.enrollment import Fleet
 from sib_server.pki.authority import Authority
+from sib_server.settings_files import load_server_settings
 from sib_server.state.database import StateDatabase
 from tests.support.fleet import health_report
 
@@ -57,7 +58,7 @@ class Server:
         return self.json("publish", "--from", str(self.rules.parent), *arguments)
 
     def join(self, name: str, bundle: BundleHealth) -> None:
-        context = cli.ServerContext(cli.load_settings(self.config, cli.ServerSettings))
+        context = cli.ServerContext(load_server_settings(self.config, needed=True))
         database = StateDatabase(f"sqlite:///{self.directory}/state.db")
         try:
             made = context.tokens.create(ttl=timedelta(hours=1))
@@ -103,6 +104,34 @@ def test_rules_are_compiled_where_none_are_given(server: Server) -> None:
     own.mkdir()
     (own / "bad.yaml").write_text("- rule: [not, a, name]\n")
     assert server.run("publish").exit_code == ExitCode.DAMAGED
+
+
+def test_indicators_are_renewed_without_what_is_still_at_work(server: Server) -> None:
+    server.json("init")
+    assert server.run("publish", "--indicators").exit_code == ExitCode.CONFLICT
+    assert server.run("publish", "--indicators", "--canary", "5%").exit_code == ExitCode.USAGE
+    first = server.json("publish")
+    assert not any("-intel-" in name for name in first["added"])
+    own = server.directory / "rules.d"
+    own.mkdir()
+    (own / "mine.yaml").write_text("- list: at_work\n  items: [a]\n")
+    assert server.json("publish", "--indicators")["published"] is None
+
+    feed = server.directory / "feed.txt"
+    feed.write_text("45.66.77.88\n")
+    config = ["--config", str(server.config)]
+    done = CliRunner().invoke(cli.main, [*config, "intel", "import", str(feed)])
+    assert done.exit_code == 0, done.output
+    second = server.json("publish", "--indicators")
+    assert second["published"] == 2
+    (added,) = second["added"]
+    assert "-intel-" in added
+    assert second["changed"] == second["removed"] == []
+    # What somebody is at work on goes out only when he says so, and on trial nothing does.
+    assert any("mine" in name for name in server.json("publish", "--canary", "1%")["added"])
+    refused = server.run("publish", "--indicators")
+    assert refused.exit_code == ExitCode.CONFLICT
+    assert "bundle 3 is on trial with canaries" in refused.stderr
 
 
 def test_init_says_what_to_do_with_the_root_key(server: Server) -> None:
