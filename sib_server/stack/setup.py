@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sib_protocol.checks import Finding
+from sib_protocol.checks import Finding, failed, warning
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 from sib_protocol.generated import (
@@ -30,11 +30,12 @@ from sib_server.settings_files import load_server_settings
 from sib_server.stack import grafana, grafana_tls
 from sib_server.stack.generated import Given, Wanted, wanted_files
 from sib_server.stack.layout import SERVER_UNIT, SERVER_USER, Component, Layout
-from sib_server.stack.outputs import NO_OUTPUTS, Outputs, read_outputs
-from sib_server.stack.own_state import OwnState, make_own_state
+from sib_server.stack.outputs import CHECK, NO_OUTPUTS, Outputs, read_outputs
+from sib_server.stack.own_state import OwnState, make_own_state, unreadable
 from sib_server.stack.services import Marks, ServiceStep, Systemd, checksum, decide_steps
 from sib_server.stack.settings import Use
-from sib_server.stack.unprivileged import find_user, run_as
+from sib_server.stack.unprivileged import User, find_user, run_as
+from sib_server.stack.wiring import external_accesses, files_of_grafana
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class SetupReport(msgspec.Struct, frozen=True):
         files: every generated file.
         made: of secrets, keys and certificates: what was made.
         services: what systemd was told.
-        findings: what is wrong with outputs.yaml.
+        findings: what is wrong with files that people wrote.
         grafana: where people find it; ``None`` where there is none.
         ca_pin: SHA-256 of the CA, hex; ``None`` in a dry run.
     """
@@ -131,8 +132,12 @@ class Setup:
         Raises:
             SibError: something cannot be made; what was made before it stays.
         """
-        user = find_user(SERVER_USER) if os.geteuid() == 0 else None
-        own = run_as(user, lambda: make_own_state(self.settings, self.server_names), OwnState)
+        accesses = list(external_accesses(self.settings.stack, self.uses).values())
+        own = run_as(
+            _user(SERVER_USER),
+            lambda: make_own_state(self.settings, self.server_names, accesses),
+            OwnState,
+        )
         made = [*own.made, *self._make_secrets(), *self._make_certificate()]
         outputs = self._outputs()
         wanted = self._wanted(outputs)
@@ -144,6 +149,23 @@ class Setup:
             files += [] if change is None else [change]
         steps = self._tell_systemd(wanted)
         return self._report(files, made, steps, outputs, own.ca_pin)
+
+    def _findings(self, outputs: Outputs) -> Iterator[Finding]:
+        yield from outputs.findings
+        path = self.settings.stack.falcosidekick.outputs
+        with suppress(OSError):
+            if outputs is not NO_OUTPUTS and path.stat().st_mode & 0o077:
+                yield warning(
+                    CHECK, f"{path} has secrets, and not only root can read it", f"chmod 600 {path}"
+                )
+        wanted = files_of_grafana(self.settings.stack, self.uses)
+        user = _user(Component.GRAFANA.package)
+        for problem in run_as(user, lambda: unreadable(wanted), list[str]) if wanted else ():
+            yield failed(
+                "grafana-files",
+                f"Grafana cannot read {problem}",
+                "chown root:sib-grafana and chmod 640 where it alone needs it, else setfacl",
+            )
 
     def _report(
         self,
@@ -161,7 +183,7 @@ class Setup:
             files=files,
             made=made,
             services=steps,
-            findings=list(outputs.findings),
+            findings=list(self._findings(outputs)),
             grafana=own if local else self.settings.stack.grafana.url,
             ca_pin=ca_pin,
         )
@@ -295,6 +317,10 @@ class Setup:
         with suppress(FileNotFoundError, msgspec.DecodeError):
             return msgspec.json.decode(self.layout.applied.read_bytes(), type=dict[str, Marks])
         return {}
+
+
+def _user(name: str) -> User | None:
+    return find_user(name) if os.geteuid() == 0 else None
 
 
 def _plain(value: Any) -> str:

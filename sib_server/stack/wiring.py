@@ -21,6 +21,7 @@ from sib_server.stack.settings import StackSettings, Use
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     from sib_server.stack.access import StoreAccess
 
@@ -112,6 +113,32 @@ def metrics_store(settings: StackSettings, uses: Mapping[Component, Use]) -> Sto
 
 def _local() -> StoreAccess:
     return StackSettings().loki.access
+
+
+def external_accesses(
+    settings: StackSettings, uses: Mapping[Component, Use]
+) -> dict[Component, StoreAccess]:
+    """Trust and credentials for the stores elsewhere that are used."""
+    places = {
+        Component.LOKI: settings.loki.access,
+        Component.PROMETHEUS: settings.prometheus.access,
+        Component.FALCOSIDEKICK: settings.falcosidekick.access,
+    }
+    return {
+        component: access for component, access in places.items() if uses[component] is Use.EXTERNAL
+    }
+
+
+def files_of_grafana(settings: StackSettings, uses: Mapping[Component, Use]) -> list[Path]:
+    """Files of the administrator's that the local Grafana has to read."""
+    if uses[Component.GRAFANA] is not Use.LOCAL:
+        return []
+    found = [settings.grafana.certificate_file, settings.grafana.key_file]
+    for component, access in external_accesses(settings, uses).items():
+        if component is not Component.FALCOSIDEKICK:
+            found += [access.ca_file, access.password_file, access.token_file]
+            found += [access.certificate_file, access.key_file]
+    return [path for path in found if path is not None]
 
 
 def derived_settings(

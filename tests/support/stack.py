@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def run_setup(directory: Path, main: Path) -> tuple[SetupReport, Layout]:
     # As the package's tmpfiles.d does.
     layout.loki_overrides.parent.mkdir(parents=True, exist_ok=True)
     layout.loki_overrides.write_text("overrides: {}\n")
+    with suppress(FileNotFoundError):
+        (directory / "outputs.yaml").chmod(0o600)
     setup = Setup(
         settings=load_server_settings(main),
         settings_path=main,

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -13,15 +10,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import FileAccessError
 from sib_protocol.generated import Action
 from sib_server.pki.authority import Authority
 from sib_server.settings_files import load_server_settings
 from sib_server.stack.layout import Component, Layout
-from sib_server.stack.services import Marks, ServiceStep, Step, Systemd, decide_steps
+from sib_server.stack.services import Systemd
 from sib_server.stack.settings import Use
 from sib_server.stack.setup import Setup, SetupReport
-from sib_server.stack.unprivileged import User, find_user, run_as
 
 ALL = dict.fromkeys(Component, Use.LOCAL)
 
@@ -227,6 +223,9 @@ def test_what_is_not_used_any_more_goes_and_is_stopped(machine: Machine) -> None
 def test_a_broken_outputs_file_keeps_what_worked(machine: Machine) -> None:
     outputs = machine.layout.config / "outputs.yaml"
     outputs.write_text("webhook: {address: 'http://127.0.0.1:9'}\n")
+    (finding,) = machine.make().run().findings
+    assert "not only root can read it" in finding.problem
+    outputs.chmod(0o600)
     assert machine.make().run().findings == []
     worked = machine.layout.falcosidekick.read_bytes()
     assert b"http://127.0.0.1:9" in worked
@@ -240,6 +239,32 @@ def test_a_broken_outputs_file_keeps_what_worked(machine: Machine) -> None:
     machine.layout.falcosidekick.unlink()
     machine.make().run()
     assert b"webh" not in machine.layout.falcosidekick.read_bytes()
+
+
+def test_a_store_elsewhere_whose_secret_cannot_be_read_changes_nothing(machine: Machine) -> None:
+    machine.make().run()
+    before = machine.snapshot()
+    machine.say(
+        "stack: {loki: {use: external, url: 'https://l', access: {token_file: /no/token}}}\n"
+    )
+    uses = {**ALL, Component.LOKI: Use.EXTERNAL}
+    with pytest.raises(FileAccessError, match="/no/token"):
+        machine.make(uses).run()
+    after = machine.snapshot()
+    del before[str(machine.main)], after[str(machine.main)]
+    assert after == before
+
+
+def test_files_that_grafana_cannot_read_are_told(machine: Machine) -> None:
+    token = machine.directory / "token"
+    token.write_text("t")
+    machine.say(
+        f"stack: {{loki: {{use: external, url: 'https://l', access: {{token_file: {token}}}}},"
+        " grafana: {address: '::', certificate_file: /no/certificate}}\n"
+    )
+    (finding,) = machine.make({**ALL, Component.LOKI: Use.EXTERNAL}).run().findings
+    assert "/no/certificate" in finding.problem
+    assert machine.make({**ALL, Component.GRAFANA: Use.OFF}).run().findings == []
 
 
 def test_an_unreadable_outputs_file_is_told(machine: Machine) -> None:
@@ -296,7 +321,7 @@ def test_a_certificate_is_made_when_grafana_is_opened_and_renewed_when_due(
     )
     machine.names = ("newer.example",)
     assert machine.make().renew() == []
-    machine.make().run()
+    assert {item.check for item in machine.make().run().findings} == {"grafana-files"}
     assert "cert_key = /my/key" in machine.layout.grafana.read_text()
 
 
@@ -351,49 +376,3 @@ def test_after_any_history_a_further_setup_changes_nothing_and_no_edit_is_lost(
         if edit and machine.layout.loki.exists() and machine.layout.loki not in edits:
             edits[machine.layout.loki] = machine.layout.loki.read_bytes() + b"# mine\n"
             machine.layout.loki.write_bytes(edits[machine.layout.loki])
-
-
-def test_what_each_unit_is_told() -> None:
-    a, b, c = Marks("1", "1"), Marks("2", "1"), Marks("1", "2")
-    assert decide_steps({}, {"x": a, "y": None, "sib-server.service": a}) == [
-        ServiceStep("x", Step.START),
-        ServiceStep("sib-server.service", Step.RESTART),
-    ]
-    assert decide_steps({"x": a, "y": a, "z": a}, {"x": a, "y": b, "z": c}) == [
-        ServiceStep("y", Step.RESTART),
-        ServiceStep("z", Step.RELOAD),
-    ]
-    assert decide_steps({"x": a}, {"x": None}) == [ServiceStep("x", Step.STOP)]
-
-
-def _who() -> list[int]:
-    return [os.getuid(), os.getgid(), len(os.getgroups())]
-
-
-def _refuse() -> list[int]:
-    raise FileAccessError(Path("/x"), "no", "try")
-
-
-def _burst() -> list[int]:
-    raise ValueError("unexpected")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-@pytest.mark.parametrize(
-    ("work", "said"), [(_refuse, "/x: no"), (_burst, "work as user 65534 ended with 70")]
-)
-def test_another_user_is_really_another(work: Callable[[], Any], said: str) -> None:
-    user = User(65534, 65534)
-    assert run_as(user, _who, list[int]) == [65534, 65534, 0]
-    with pytest.raises(SibError) as caught:
-        run_as(user, work, list[int])
-    assert caught.value.problem == said
-    assert caught.value.exit_code in (ExitCode.FILE_ACCESS, ExitCode.FAILURE)
-
-
-def test_nobody_else_is_ourselves() -> None:
-    assert run_as(None, _who, list[int])[0] == os.getuid()
-    root = find_user("root")
-    assert root is not None
-    assert root.uid == 0
-    assert find_user("no-such-user") is None
