@@ -58,17 +58,15 @@ class HostFact:
         name: its name.
         state: healthy, late, silent or never.
         version: of its agent; empty where it never said.
-        waiting: lines in its spool, as it last reported; 0 where it never did.
-        lost: lines that it lost since it started.
-        bundle: version of its rules; empty where it has none, or says none.
+        lost: lines that it lost since its stream began.
+        bundle_failure: why its last bundle is not in force; empty where it is.
     """
 
     name: str
     state: str
     version: str
-    waiting: int = 0
     lost: int = 0
-    bundle: str = ""
+    bundle_failure: str = ""
 
 
 def find_files(roots: Iterable[Path]) -> list[FileFact]:

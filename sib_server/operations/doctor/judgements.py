@@ -213,7 +213,7 @@ def judge_listeners(
         for listener in found
         if not is_loopback(listener.address)
         and listener.port not in public
-        and (listener.port in loopback or listener.unit in units)
+        and (listener.unit in units or (listener.unit is None and listener.port in loopback))
     ]
     findings += [
         failed(
@@ -269,6 +269,16 @@ def judge_fleet(hosts: Sequence[HostFact], version: str) -> list[Finding]:
                 f"{len(older)} hosts run {', '.join(other[:_NAMED])}, this server {version}:"
                 f" {_some(older)}",
                 "upgrade sib-agent there; the server goes first",
+            )
+        )
+    refusing = [host for host in hosts if host.bundle_failure]
+    if refusing:
+        findings.append(
+            warning(
+                "fleet-bundles",
+                f"{len(refusing)} hosts did not keep their last bundle, first {refusing[0].name}"
+                f" ({refusing[0].bundle_failure})",
+                "'sib-server bundle status' says more; mend the rules and publish again",
             )
         )
     lossy = [host.name for host in hosts if host.lost]

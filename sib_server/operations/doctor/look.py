@@ -15,6 +15,7 @@ from sib_protocol.checks import Finding, failed, failed_by, skipped, well
 from sib_protocol.errors import SibError
 from sib_protocol.machine import GIB, judge_clock, judge_disk, judge_memory
 from sib_protocol.machine_facts import find_clock, find_disk, find_listeners, find_memory
+from sib_protocol.messages import BundleOutcome
 from sib_server.events.reader import JournalReader
 from sib_server.operations.accounts import acting_as, server_account
 from sib_server.operations.backup.places import find_places
@@ -96,16 +97,29 @@ def _units(settings: ServerSettings) -> Iterator[Finding]:
 
 
 def _listeners(settings: ServerSettings) -> Iterator[Finding]:
+    stack = settings.stack
     loopback = {
+        stack.loki.port: "Loki",
+        stack.loki.grpc_port: "Loki",
+        stack.prometheus.port: "Prometheus",
+        stack.falcosidekick.port: "Falcosidekick",
+        stack.grafana.port: "Grafana",
+    }
+    loopback |= {
         urlsplit(url).port or 80: name
         for name, url in store_urls(settings).items()
         if on_this_machine(url)
     }
     if settings.metrics.port is not None:
         loopback[settings.metrics.port] = "the server's metrics"
+    listeners = find_listeners()
+    public = {settings.listen.port: "the server"}
+    open_to_others = not judge.is_loopback(stack.grafana.address)
+    if open_to_others and any(unit.unit == UNITS["grafana"] for unit in unit_states() or ()):
+        public[stack.grafana.port] = "Grafana"
     yield from judge.judge_listeners(
-        find_listeners(),
-        public={settings.listen.port: "the server"},
+        listeners,
+        public=public,
         loopback=loopback,
         units=frozenset(UNITS.values()),
     )
@@ -194,13 +208,16 @@ def _host(host: HostRecord, state: str) -> HostFact:
     report = host.report
     if report is None:
         return HostFact(host.name, state, host.version or "")
-    spool = report.spool
+    ended = report.bundle.ended if report.bundle is not None else None
+    failure = ""
+    if ended is not None and ended.outcome in {BundleOutcome.REFUSED, BundleOutcome.ROLLED_BACK}:
+        failure = f"version {ended.version} {ended.outcome.value}: {ended.reason}"
     return HostFact(
         host.name,
         state,
         host.version or "",
-        waiting=spool.next - spool.acknowledged,
-        lost=spool.lost,
+        lost=report.spool.lost,
+        bundle_failure=failure,
     )
 
 

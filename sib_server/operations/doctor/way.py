@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
-import urllib3
 from urllib3.exceptions import HTTPError
 
 from sib_protocol.checks import Finding, failed, failed_by, skipped, well
@@ -19,18 +18,19 @@ from sib_server.events.sinks.falcosidekick_counts import Counts, parse_counts
 from sib_server.events.stored import Seq
 from sib_server.operations.doctor.outputs import judge_outputs
 from sib_server.operations.doctor.visitor import NAME, send, visit
+from sib_server.operations.stores import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from sib_protocol.ids import LineNumber, StreamId
     from sib_server.pki.authority import Authority
     from sib_server.settings import ServerSettings
+    from sib_server.stack.access import StoreAccess
     from sib_server.state.database import StateDatabase
 
 Result = TypeVar("Result")
 _PAUSE: Final = 0.1
-_MAX_ANSWER: Final = 16 * 1024 * 1024
 _WINDOW_SECONDS: Final = 600
 _JOURNAL_SECONDS: Final = 5.0
 
@@ -125,10 +125,13 @@ class Way:
             "end": str(now + _WINDOW_SECONDS * 10**9),
             "limit": "5",
         }
-        headers = {"x-scope-orgid": settings.tenant} if settings.tenant else {}
         url = f"{settings.url.rstrip('/')}/loki/api/v1/query_range"
-        found = _wait(lambda: loki_found(_get(url, fields, headers), self._nonce), self._patience)
-        if not found:
+
+        def look() -> bool:
+            page = _get(url, settings.access, fields=fields, tenant=settings.tenant)
+            return loki_found(page, self._nonce)
+
+        if not _wait(look, self._patience):
             return failed(
                 "probe-loki",
                 f"the probe was delivered to {settings.url}, and LogQL does not find it",
@@ -159,7 +162,7 @@ class Way:
         settings = self._settings.sinks.falcosidekick
         if not settings.enabled:
             return None
-        page = _get(f"{settings.url.rstrip('/')}/metrics", {}, {})
+        page = _get(f"{settings.url.rstrip('/')}/metrics", settings.access)
         if page is None:
             return None
         with suppress(MalformedMessageError):
@@ -178,16 +181,18 @@ def loki_found(answer: bytes | None, nonce: str) -> bool:
         return False
 
 
-def _get(url: str, fields: dict[str, str], headers: dict[str, str]) -> bytes | None:
-    pool = urllib3.PoolManager(timeout=5.0, retries=False, headers=headers)
+def _get(
+    url: str,
+    access: StoreAccess,
+    *,
+    fields: Mapping[str, str] | None = None,
+    tenant: str | None = None,
+) -> bytes | None:
     try:
-        answer = pool.request("GET", url, fields=fields, preload_content=False, redirect=False)
-        content: bytes = answer.read(_MAX_ANSWER)
-    except (HTTPError, OSError):
+        status, content = fetch(url, access, fields=fields, tenant=tenant)
+    except (HTTPError, OSError, SibError):
         return None
-    finally:
-        pool.clear()
-    return content if answer.status == 200 else None
+    return content if status == 200 else None
 
 
 def _wait(look: Callable[[], Result | None], seconds: float) -> Result | None:

@@ -124,6 +124,7 @@ def test_ports() -> None:
             Listener("192.0.2.1", 2801),
             Listener("::", 9096, 12, "loki", "sib-loki.service"),
             Listener("192.0.2.1", 22, 1, "sshd", "ssh.service"),
+            Listener("192.0.2.1", 3100, 2, "theirs", "other.service"),
         ],
         public={8443: "the server", 3000: "Grafana"},
         loopback={3100: "loki", 2801: "falcosidekick"},
@@ -144,12 +145,13 @@ def test_the_fleet() -> None:
     assert judge.judge_fleet([], "1")[0].verdict is Verdict.WARNING
     many = [HostFact(f"s{n}", "silent", "") for n in range(9)]
     found = judge.judge_fleet(
-        [well, *many, HostFact("l", "late", "0.9"), HostFact("x", "healthy", "1", lost=2)], "1"
+        [well, *many, HostFact("l", "late", "0.9"), HostFact("x", "healthy", "1", 2, "no")], "1"
     )
     assert {finding.check: finding.verdict for finding in found} == {
         "fleet-silent": Verdict.FAILED,
         "fleet-late": Verdict.WARNING,
         "fleet-versions": Verdict.WARNING,
+        "fleet-bundles": Verdict.WARNING,
         "fleet-losses": Verdict.WARNING,
     }
     assert "s4, …" in found[0].problem
