@@ -280,7 +280,8 @@ def _put_config(staged: Staged, path: Path, content: bytes, entry: Entry, stamp:
             return []
         shutil.copy2(path, aside(path, stamp))
         moved.append(aside(path, stamp))
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Files of root's alone lie in a directory of root's alone; others have to get to theirs.
+    path.parent.mkdir(mode=0o755 if entry.mode & 0o077 else 0o700, parents=True, exist_ok=True)
     write_atomic(path, content, entry.mode & 0o644)
     if os.geteuid() == 0:
         owner = find_account(entry.owner, entry.group, staged.account)
