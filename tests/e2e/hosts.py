@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 CACHE = Path(os.environ.get("SIB_E2E_CACHE", Path.home() / ".cache" / "sib-e2e"))
+# What loading eBPF programs needs; they see the whole machine's system calls.
+BPF = ("--capability=all", "--system-call-filter=bpf perf_event_open")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,python3,sudo,rpm"
 
@@ -91,7 +93,14 @@ class Network:
 class Host:
     """One booted host; its changes are in a directory of its own."""
 
-    def __init__(self, network: Network, name: str, address: str, lower: Path, work: Path) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        address: str,
+        lower: Path,
+        work: Path,
+    ) -> None:
         self.name, self.address, self._work = name, address, work / name
         self.machine = f"{network.tag}-{name}"
         self.root = self._work / "root"
@@ -104,6 +113,8 @@ class Host:
         run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
         (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
         (self.root / "etc/hostname").write_text(f"{name}\n")
+        # With all capabilities it would try, and fail: modules are the machine's.
+        (self.root / "etc/systemd/system/systemd-modules-load.service").symlink_to("/dev/null")
         self.namespace = network.attach(name, address)
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._groups = [
@@ -112,8 +123,8 @@ class Host:
             if path.is_dir()
         ] or [Path("/sys/fs/cgroup") / self.machine]
 
-    def boot(self, *options: str) -> None:
-        """Start it; options are systemd-nspawn's."""
+    def boot(self, *options: str, states: tuple[str, ...] = ("running",)) -> None:
+        """Start it with options of systemd-nspawn's, and wait until systemd says one of states."""
         for group in self._groups:
             group.mkdir(exist_ok=True)
         joins = "".join(f"echo $$ >{group}/cgroup.procs; " for group in self._groups)
@@ -130,18 +141,18 @@ class Host:
                 stdout=console,
                 stderr=console,
             )
-        wait(f"{self.name} to boot", self._running, 60)
+        wait(f"{self.name} to boot", lambda: self._is(states), 60)
 
     def _leader(self) -> str:
         assert self._nspawn is not None
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
         return children.read_text().split()[0]
 
-    def _running(self) -> bool:
+    def _is(self, states: tuple[str, ...]) -> bool:
         assert self._nspawn is not None
         assert self._nspawn.poll() is None, (self._work / "console").read_text()[-2000:]
         try:
-            return "running" in self.try_("systemctl", "is-system-running").stdout
+            return self.try_("systemctl", "is-system-running").stdout.strip() in states
         except IndexError:
             return False
 
@@ -162,6 +173,22 @@ class Host:
         done = self.try_(*command, timeout=timeout, stdin=stdin)
         assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Begin a command that nobody waits for."""
+        environment = ("env", "-i", f"PATH={_PATH}", "HOME=/root", "DEBIAN_FRONTEND=noninteractive")
+        return subprocess.Popen(
+            ["nsenter", "-t", self._leader(), "-a", *environment, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def power_cut(self) -> None:
+        """Kill everything on the host at one instant; its disk keeps what was written."""
+        assert self._nspawn is not None
+        os.kill(int(self._leader()), signal.SIGKILL)
+        self._nspawn.wait(20)
 
     def close(self) -> None:
         if self._nspawn is not None and self._nspawn.poll() is None:

@@ -5,54 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.hosts import Host, Network, base, need, wait
+from tests.e2e.hosts import BPF, Host, Network, base, wait
 from tests.support.components import component
 
 ROOT = Path(__file__).resolve().parents[2]
-BPF = ("--capability=all", "--system-call-filter=bpf perf_event_open")
 READ_METRICS = (
     "import urllib.request as u;print(u.urlopen('http://127.0.0.1:8765/metrics').read().decode())"
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def build(output: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sib_packaging", "--output", str(output), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging")},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sib-server and sib-agent as they are here, or those that SIB_PACKAGES holds."""
-    need()
-    output = tmp_path_factory.mktemp("dist")
-    given = os.environ.get("SIB_PACKAGES")
-    if given is None:
-        build(output, "server", "agent")
-    else:
-        for package in Path(given).glob("*.deb"):
-            shutil.copy(package, output)
-    components = os.environ.get("SIB_COMPONENTS")
-    for name in ("falco", "alloy"):
-        if components and (Path(components) / name / name).is_file():
-            build(output, "--components", components, name)
-    return output
 
 
 @pytest.fixture(scope="module")

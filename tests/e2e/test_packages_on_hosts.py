@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.hosts import Host, Network, base, need, wait
+from tests.e2e.hosts import Host, Network, base, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "sib_server/trial/falco-events.jsonl"
 EVENTS = "var/lib/sib-falco/events/events.json"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sib-server and sib-agent as they are here, or those that SIB_PACKAGES holds."""
-    need()
-    given = os.environ.get("SIB_PACKAGES")
-    if given is not None:
-        return Path(given)
-    output = tmp_path_factory.mktemp("dist")
-    done = subprocess.run(
-        [sys.executable, "-m", "sib_packaging", "--output", str(output), "server", "agent"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging")},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,173 @@
+"""Debian 12 and 13: from ``apt install`` out of our own repository to an event that is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.hosts import Host, wait
+from tests.e2e.sites import (
+    RECORDED,
+    Site,
+    active,
+    append,
+    enroll,
+    failures,
+    search,
+    serve,
+    site,
+    wait_active,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# What a host may speak of to the server with its certificate, and to nobody else.
+OTHERS = """
+import json, ssl, sys, urllib.error, urllib.request
+found = {}
+routes = json.load(sys.stdin)
+identity = "/var/lib/sib-agent/identity/current/"
+for own in (True, False):
+    context = ssl.create_default_context(cafile=identity + "ca.pem")
+    if own:
+        context.load_cert_chain(identity + "cert.pem", identity + "key.pem")
+    for method, path in routes:
+        request = urllib.request.Request("https://server:8443" + path, method=method)
+        try:
+            status = urllib.request.urlopen(request, context=context, timeout=20).status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        found[f"{method} {path} {'with' if own else 'without'}"] = status
+print(json.dumps(found))
+"""
+CLOSED = [
+    ("GET", "/loki/api/v1/query?query=%7Bhost%3D~%22.%2B%22%7D"),
+    ("GET", "/loki/api/v1/labels"),
+    ("POST", "/loki/api/v1/delete?query=%7Bhost%3D~%22.%2B%22%7D&start=0"),
+    ("GET", "/api/v1/query?query=up"),
+    ("POST", "/api/v1/admin/tsdb/delete_series?match[]=up"),
+    ("GET", "/metrics"),
+    ("GET", "/healthz"),
+    ("GET", "/"),
+    ("GET", "/api/health"),
+    ("POST", "/-/quit"),
+]
+
+
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repository: Path
+) -> Iterator[Site]:
+    work = tmp_path_factory.mktemp("hosts")
+    names = ("packages", "server", "web-1", "web-2")
+    with site(
+        f"sr{request.param[0]}{work.stat().st_ino % 10000}", request.param, work, names
+    ) as made:
+        serve(made.hosts["packages"], repository)
+        yield made
+
+
+def snippet(repository: Path, package: str) -> str:
+    """What the published page says to paste."""
+    text = (repository / "deb/install.txt").read_text()
+    assert text.endswith("apt-get install sib-agent\n")
+    return text.replace("install sib-agent", f"install -y {package}")
+
+
+def paste(host: Host, text: str) -> None:
+    host.do("sh", "-euc", text, timeout=240)
+
+
+def refused(host: Host, sources: str, because: str) -> None:
+    (host.root / "etc/apt/sources.list.d/sib.sources").write_text(sources)
+    done = host.try_("sh", "-c", "apt-get update && apt-get install -y sib-agent")
+    assert done.returncode != 0
+    assert re.search(because, done.stdout + done.stderr), done.stdout + done.stderr
+    assert host.try_("dpkg-query", "-W", "sib-agent").returncode != 0
+
+
+def test_what_is_not_signed_is_not_installed(place: Site, repository: Path) -> None:
+    host = place.hosts["web-1"]
+    sources = (repository / "deb/sib.sources").read_text()
+    unsigned = sources.split("Signed-By:")[0]
+    refused(host, unsigned, "NO_PUBKEY|is not signed|Missing key")
+    served = place.hosts["packages"].root / "srv/repository/deb"
+    for path in served.glob("dists/stable/main/binary-amd64/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes() + b"\n")
+    refused(host, sources, "Hash Sum mismatch|unexpected size")
+    for path in (repository / "deb/dists/stable/main/binary-amd64").rglob("*"):
+        if path.is_file():
+            (served / path.relative_to(repository / "deb")).write_bytes(path.read_bytes())
+
+
+def test_from_installation_to_a_found_event(
+    place: Site, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, agents = place.server, place.agents
+    began = time.monotonic()
+    paste(server, snippet(repository, "sib-server"))
+    wait_active(server, "sib-server.service")
+    ready = time.monotonic()
+    for agent in agents:
+        paste(agent, snippet(repository, "sib-agent"))
+        # Not enrolled yet: waiting, not failing.
+        assert failures(agent) == ""
+        enroll(server, agent)
+        wait_active(agent, "sib-agent.service", seconds=20)
+    enrolled = time.monotonic()
+    lines = RECORDED.read_bytes().splitlines(keepends=True)[:20]
+    for agent in agents:
+        append(agent, lines)
+    wait("the first event to be found", lambda: len(search(server, "--limit", "1")) == 1, 30)
+    first = time.monotonic()
+    wait("all events to be found", lambda: len(search(server)) == 40, 60)
+    assert {event["host_name"] for event in search(server)} == {"web-1", "web-2"}
+    with capsys.disabled():
+        print(
+            f"\nfresh machines: server up {ready - began:.1f} s after apt install,"
+            f" two hosts enrolled {enrolled - ready:.1f} s later,"
+            f" first event found {first - began:.1f} s after the beginning"
+        )
+    for host in (server, *agents):
+        assert host.do("sh", "-c", "dpkg --verify").strip() == ""
+        # Bytecode is shipped and used: nothing is written beside it.
+        home = "/usr/lib/sib-agent" if host in agents else "/usr/lib/sib-server"
+        assert host.do("find", home, "-newer", "/etc/hosts", "-name", "*.pyc") == ""
+
+
+# One after the other: a closed port answers at once.
+SCAN = """
+import json, socket, sys
+found = []
+for port in range(1, 65536):
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        if probe.connect_ex((sys.argv[1], port)) == 0:
+            found.append(port)
+print(json.dumps(found))
+"""
+
+
+def test_from_another_host_only_the_servers_port_is_open(place: Site) -> None:
+    outside = place.hosts["packages"]
+    for host, expected in ((place.server, [8443]), (place.hosts["web-1"], [])):
+        found = json.loads(outside.do("python3", "-c", SCAN, host.address, timeout=180))
+        listening = host.do("python3", "-c", "print(open('/proc/net/tcp').read())")
+        assert found == expected, listening
+
+
+def test_a_hosts_certificate_opens_its_routes_alone(place: Site) -> None:
+    agent = place.hosts["web-1"]
+    found = json.loads(agent.do("python3", "-c", OTHERS, stdin=json.dumps(CLOSED)))
+    assert len(found) == 2 * len(CLOSED)
+    strange = {
+        route: status for route, status in found.items() if status not in {401, 403, 404, 405}
+    }
+    assert strange == {}
+    assert active(place.server, "sib-server.service")
