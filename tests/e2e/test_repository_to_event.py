@@ -7,10 +7,13 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.hosts import Host, wait
+from tests.e2e.built import found_components
+from tests.e2e.hosts import BPF, Host, wait
 from tests.e2e.sites import (
     RECORDED,
     Site,
@@ -65,9 +68,8 @@ def place(
 ) -> Iterator[Site]:
     work = tmp_path_factory.mktemp("hosts")
     names = ("packages", "server", "web-1", "web-2")
-    with site(
-        f"sr{request.param[0]}{work.stat().st_ino % 10000}", request.param, work, names
-    ) as made:
+    tag = f"sr{request.param[0]}{work.stat().st_ino % 10000}"
+    with site(tag, request.param, work, names, options=BPF) as made:
         serve(made.hosts["packages"], repository)
         yield made
 
@@ -106,11 +108,21 @@ def test_what_is_not_signed_is_not_installed(place: Site, repository: Path) -> N
             (served / path.relative_to(repository / "deb")).write_bytes(path.read_bytes())
 
 
+def numbered(name: str, count: int) -> list[bytes]:
+    """Events that a real Falco wrote, each with a text of its own."""
+    recorded = [json.loads(line) for line in RECORDED.read_bytes().splitlines()]
+    return [
+        json.dumps({**recorded[at % len(recorded)], "output": f"e2e {name} {at}"}).encode() + b"\n"
+        for at in range(count)
+    ]
+
+
 def test_from_installation_to_a_found_event(
     place: Site, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server, agents = place.server, place.agents
     began = time.monotonic()
+    # The stores come along: the package recommends them.
     paste(server, snippet(repository, "sib-server"))
     wait_active(server, "sib-server.service")
     ready = time.monotonic()
@@ -121,13 +133,12 @@ def test_from_installation_to_a_found_event(
         enroll(server, agent)
         wait_active(agent, "sib-agent.service", seconds=20)
     enrolled = time.monotonic()
-    lines = RECORDED.read_bytes().splitlines(keepends=True)[:20]
     for agent in agents:
-        append(agent, lines)
-    wait("the first event to be found", lambda: len(search(server, "--limit", "1")) == 1, 30)
+        append(agent, numbered(agent.name, 20))
+    wait("the first event to be found", lambda: found(server, "--limit", "1") != [], 30)
     first = time.monotonic()
-    wait("all events to be found", lambda: len(search(server)) == 40, 60)
-    assert {event["host_name"] for event in search(server)} == {"web-1", "web-2"}
+    wait("all events to be found", lambda: len(found(server)) == 40, 60)
+    assert {event["host_name"] for event in found(server)} == {"web-1", "web-2"}
     with capsys.disabled():
         print(
             f"\nfresh machines: server up {ready - began:.1f} s after apt install,"
@@ -135,10 +146,81 @@ def test_from_installation_to_a_found_event(
             f" first event found {first - began:.1f} s after the beginning"
         )
     for host in (server, *agents):
-        assert host.do("sh", "-c", "dpkg --verify").strip() == ""
+        assert failures(host) == ""
         # Bytecode is shipped and used: nothing is written beside it.
+        assert host.do("sh", "-c", "dpkg --verify").strip() == ""
         home = "/usr/lib/sib-agent" if host in agents else "/usr/lib/sib-server"
         assert host.do("find", home, "-newer", "/etc/hosts", "-name", "*.pyc") == ""
+
+
+def found(server: Host, *filters: str) -> list[dict[str, object]]:
+    return search(server, "--text", "e2e web-", *filters)
+
+
+def component(name: str) -> None:
+    if name not in found_components():
+        pytest.skip(f"no {name} in SIB_COMPONENTS")
+
+
+def ask(host: Host, port: int, path: str, **query: str) -> Any:
+    """What a store answers on its loopback port."""
+    url = f"http://127.0.0.1:{port}{path}?{urlencode(query)}"
+    read = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=10).read().decode())"
+    text = host.do("python3", "-c", read)
+    return json.loads(text) if text.startswith("{") else text
+
+
+def test_events_are_in_loki_by_logql(place: Site) -> None:
+    component("loki")
+    server = place.server
+    wait_active(server, "sib-loki.service")
+    query = '{host="web-1"} |= "e2e web-1"'
+    now = time.time_ns()
+    window = {"start": str(now - 8 * 86_400 * 10**9), "end": str(now + 3600 * 10**9)}
+
+    def lines() -> int:
+        answer = ask(server, 3100, "/loki/api/v1/query_range", query=query, limit="100", **window)
+        return sum(len(stream["values"]) for stream in answer["data"]["result"])
+
+    wait("Loki to have the events of a host", lambda: lines() == 20, 60)
+
+
+def test_events_went_through_falcosidekick(place: Site) -> None:
+    component("falcosidekick")
+    wait_active(place.server, "sib-falcosidekick.service")
+
+    def accepted() -> float:
+        text = ask(place.server, 2801, "/metrics")
+        counts = re.findall(
+            r'(?m)^falcosecurity_falcosidekick_inputs_total\{[^}]*status="accepted"[^}]*\} (\S+)$', text
+        )
+        return sum(map(float, counts))
+
+    wait("Falcosidekick to have been given all events", lambda: accepted() >= 40, 60)
+
+
+def test_a_real_falco_sees_what_happens(place: Site) -> None:
+    component("falco")
+    for agent in place.agents:
+        wait_active(agent, "sib-falco.service")
+        doctor = agent.try_("sib-agent", "doctor", "--json", timeout=90)
+        checks = {item["check"]: item for item in json.loads(doctor.stdout)}
+        assert checks["event"]["verdict"] == "well", checks
+    probes = {event["host_name"] for event in search(place.server, "--rule", "SIB probe")}
+    assert probes == {"web-1", "web-2"}
+
+
+def test_host_metrics_are_in_prometheus(place: Site) -> None:
+    component("prometheus")
+    wait_active(place.server, "sib-prometheus.service")
+
+    def series(query: str) -> set[str]:
+        answer = ask(place.server, 9090, "/api/v1/query", query=query)
+        return {item["metric"].get("host", "") for item in answer["data"]["result"]}
+
+    wait("Prometheus to read the server", lambda: series("up == 1") != set(), 60)
+    component("alloy")
+    wait("host metrics", lambda: series("node_load1") >= {"web-1", "web-2"}, 120)
 
 
 # One after the other: a closed port answers at once.
