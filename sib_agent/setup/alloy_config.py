@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sib_agent.setup.alloy_language import Block, Reference, render
+from sib_agent.setup.units import ALLOY_UNIT
 from sib_protocol.identity import CA_FILE, CERTIFICATE_FILE, CURRENT, KEY_FILE
 
 if TYPE_CHECKING:
@@ -110,6 +111,15 @@ def _journal(logs: LogsSettings) -> list[Block]:
             "journal",
             {"forward_to": []},
             (
+                # What it says about a push that failed would be the next push that fails.
+                Block(
+                    "rule",
+                    attributes={
+                        "source_labels": ["__journal__systemd_unit"],
+                        "regex": ALLOY_UNIT,
+                        "action": "drop",
+                    },
+                ),
                 # Facilities 4 and 10 are auth and authpriv, 9 is cron.
                 _relabel(facility, "source", "4|10", AUTH),
                 _relabel(facility, "source", "9", CRON),

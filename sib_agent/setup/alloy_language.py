@@ -52,16 +52,27 @@ def quote(text: str) -> str:
 def _block(block: Block, indent: str) -> str:
     head = f"{indent}{block.name}" + (f" {quote(block.label)}" if block.label else "")
     inner = f"{indent}\t"
-    width = max((len(name) for name in block.attributes), default=0)
-    lines = [
-        f"{inner}{name:{width}} = {_value(value, inner)}"
-        for name, value in block.attributes.items()
-    ]
+    lines = _aligned(
+        {name: _value(value, inner) for name, value in block.attributes.items()}, inner
+    )
     parts = ["\n".join(lines)] if lines else []
     parts += [_block(child, inner) for child in block.blocks]
     if not parts:
         return f"{head} {{ }}"
     return f"{head} {{\n" + "\n\n".join(parts) + f"\n{indent}}}"
+
+
+def _aligned(texts: Mapping[str, str], indent: str) -> list[str]:
+    """Each attribute's line; those up to one of several lines have their signs in one column."""
+    lines: list[str] = []
+    group: list[str] = []
+    for name, text in texts.items():
+        group.append(name)
+        if "\n" in text or len(lines) + len(group) == len(texts):
+            width = max(map(len, group))
+            lines += [f"{indent}{item:{width}} = {texts[item]}" for item in group]
+            group = []
+    return lines
 
 
 def _value(value: Value, indent: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_logs_and_metrics_come_home_also_under_a_renewed_certificate(fleet: Flee
     agent, server = fleet.agent, fleet.server
     agent.start()
     fleet.alloy.start()
-    stamp = "2026-11-25T10:00:00.000000+00:00"
+    stamp = datetime.now(timezone.utc).isoformat()
     fleet.write("auth.log", f"{stamp} web sshd[7]: Accepted publickey for root")
     fleet.write("access.log", '192.0.2.1 - - [25/Nov/2026] "GET /a HTTP/1.1" 200 5')
     fleet.write("auth.log", "x" * 300_000)

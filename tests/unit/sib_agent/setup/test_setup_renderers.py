@@ -159,9 +159,9 @@ def test_the_language_is_written_as_its_formatter_writes_it() -> None:
         "\tshort       = true\n"
         "\tlonger_name = 5\n"
         '\tlist        = [\n\t\t"a",\n\t\t"b",\n\t]\n'
-        "\tref         = a.b.c\n\n"
+        "\tref = a.b.c\n\n"
         "\tinner {\n"
-        '\t\tmap  = {\n\t\t\tk        = "v",\n\t\t\tlong_key = "",\n\t\t}\n'
+        '\t\tmap = {\n\t\t\tk        = "v",\n\t\t\tlong_key = "",\n\t\t}\n'
         "\t\tnone = {\n\t\t}\n"
         "\t}\n"
         "}\n"
