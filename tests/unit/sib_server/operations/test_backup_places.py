@@ -50,6 +50,8 @@ def make(home: Path, *, authority: bool = True) -> tuple[ServerSettings, Path]:
         "journal": {"path": str(home / "state" / "journal" / "journal.db")},
         "sigma": {"directory": str(home / "state" / "sigma")},
         "intel": {"directory": str(home / "state" / "intel")},
+        "detection": {"directory": str(home / "state" / "rules")},
+        "bundles": {"directory": str(home / "state" / "bundles")},
     }
     file = home / "etc" / "server.yaml"
     file.write_text(json.dumps(tree))
