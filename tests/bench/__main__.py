@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import events, fleet
+from tests.bench import bundles, events, fleet
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -34,7 +34,15 @@ def main() -> None:
     two = commands.add_parser("fleet", help="simulated hosts with real identities")
     two.add_argument("--hosts", type=int, action="append", help="default: 500, 1500, 5000")
     two.add_argument("--seconds", type=float, default=90.0, help="steady state, for each size")
+    three = commands.add_parser("bundles", help="a fleet fetches a bundle while others send events")
+    three.add_argument("--hosts", type=int, default=5000)
+    three.add_argument("--bytes", type=int, default=1_000_000, help="of the bundle's archive")
+    three.add_argument("--interval", type=float, default=30.0, help="between health reports")
+    three.add_argument("--pulls", type=float, default=40.0, help="the setting pulls_per_second")
     given = parser.parse_args()
+    if given.command == "bundles":
+        show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))
+        return
     if given.command == "fleet":
         show(fleet.run(given.hosts or [500, 1500, 5000], given.seconds))
         return
