@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.messages import BundleOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from sib_agent.health import Snapshot
+    from sib_protocol.messages import BundleHealth
 
 
 class MetricsPortError(SibError):
@@ -76,6 +78,24 @@ class AgentCollector(Collector):
         }
         for name, (text, amount) in gauges.items():
             yield GaugeMetricFamily(name, text, value=amount)
+        yield from _bundle(report.bundle)
+
+
+def _bundle(bundle: BundleHealth | None) -> Iterable[Metric]:
+    if bundle is None:
+        return
+    yield GaugeMetricFamily(
+        "sib_agent_bundle_version", "The bundle in force; 0 is none.", value=bundle.version
+    )
+    failed = bundle.ended is not None and bundle.ended.outcome in {
+        BundleOutcome.REFUSED,
+        BundleOutcome.ROLLED_BACK,
+    }
+    yield GaugeMetricFamily(
+        "sib_agent_bundle_failed",
+        "Whether the last bundle was refused or taken back.",
+        value=failed,
+    )
 
 
 def serve_metrics(address: str, port: int, snapshot: Callable[[], Snapshot]) -> Callable[[], None]:

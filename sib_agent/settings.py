@@ -254,7 +254,7 @@ class BundleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = Path("/var/lib/sib-agent/bundle-state")
     comeback_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="How long Falco may take to load a new bundle.")
-    ] = 60.0
+    ] = 120.0
     probation_seconds: Annotated[
         float,
         Meta(

@@ -130,5 +130,5 @@ def agent_settings(home: Path, **bundles: Any) -> dict[str, Any]:
     """Settings of an agent beside a Falco that is watched quickly."""
     return {
         "falco": {"home": str(home)},
-        "bundles": {"comeback_seconds": 40.0, "probation_seconds": 4.0, **bundles},
+        "bundles": {"comeback_seconds": 120.0, "probation_seconds": 4.0, **bundles},
     }

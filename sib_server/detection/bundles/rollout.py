@@ -103,10 +103,15 @@ def wanted_release(releases: Releases, host_id: HostId) -> Release | None:
 def begin(
     rollout: Rollout, version: int, hosts: Iterable[HostId], percent: float, now_ns: int
 ) -> Rollout:
-    """The rollout of a new version; a candidate under way is given up for it."""
+    """The rollout of a new version.
+
+    A candidate that only canaries have is given up for it. One that all hosts were given already is
+    what they have, and so what they go back to.
+    """
     everybody = percent >= 100
+    given = rollout.candidate if rollout.stage is Stage.ALL else None
     return Rollout(
-        stable=rollout.stable,
+        stable=given or rollout.stable,
         candidate=version,
         stage=Stage.ALL if everybody else Stage.CANARY,
         percent=percent,

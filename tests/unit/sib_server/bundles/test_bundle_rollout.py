@@ -73,6 +73,13 @@ def test_hosts_outside_the_rollout_keep_what_is_stable() -> None:
     assert wanted_release(replace(RELEASES, rollout=Rollout()), FLEET[0]) is None
 
 
+def test_what_all_hosts_were_given_is_what_they_go_back_to() -> None:
+    everywhere = begin(Rollout(stable=5), 6, FLEET, 100, NOW)
+    assert begin(everywhere, 7, FLEET, 100, NOW).stable == 6
+    with_canaries = begin(Rollout(stable=5), 6, FLEET, 5, NOW)
+    assert begin(with_canaries, 7, FLEET, 100, NOW).stable == 5
+
+
 BEGUN = begin(Rollout(stable=6), 7, FLEET[:100], 100, NOW)
 
 
