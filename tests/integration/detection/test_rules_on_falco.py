@@ -124,11 +124,11 @@ FURTHER = [
     "proc.name in (\"a b\", 'c')", "evt.rawres >= -1",
     "fd.snet in (10.0.0.0/8)", "proc.aname[2] in (a, b)", 'fd.name = "a\\ \\tb\\ "',
 ]  # fmt: skip
-OTHER_MATTERS = re.compile(
-    r"nonexistent field|Undefined macro|unknown event type|invalid regex pattern|not a valid"
-    r"|cannot be compared|not supported|operator|argument|incompatible|type mismatch"
+LANGUAGE = re.compile(
+    r"expected |unexpected token|filter input string|exceeded max depth|unsupported string escape"
+    r"|invalid \\"
 )
-"""What Falco says of a text that is its language and names, or compares, what it should not."""
+"""How what Falco's parser says begins; names and kinds of values are judged after it."""
 COUNT = int(os.environ.get("SIB_FALCO_CONDITIONS", "150"))
 
 
@@ -172,7 +172,7 @@ def test_conditions_are_taken_and_refused_as_by_falco(tmp_path: Path) -> None:
         except ConditionError:
             taken = False
         seen[taken, not refused] += 1
-        if refused and taken and OTHER_MATTERS.search(refused[0]):
+        if refused and taken and not LANGUAGE.match(refused[0]):
             others[refused[0][:30]] += 1
         elif taken != (not refused):
             differ.append((text, refused))
