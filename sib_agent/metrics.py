@@ -88,12 +88,13 @@ def _bundle(bundle: BundleHealth | None) -> Iterable[Metric]:
         "sib_agent_bundle_version", "The bundle in force; 0 is none.", value=bundle.version
     )
     failed = bundle.ended is not None and bundle.ended.outcome in {
+        BundleOutcome.UNPROVEN,
         BundleOutcome.REFUSED,
         BundleOutcome.ROLLED_BACK,
     }
     yield GaugeMetricFamily(
         "sib_agent_bundle_failed",
-        "Whether the last bundle was refused or taken back.",
+        "Whether the last bundle was unproven, refused or taken back.",
         value=failed,
     )
 

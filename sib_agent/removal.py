@@ -24,5 +24,10 @@ def own_paths(settings: AgentSettings) -> tuple[Path, ...]:
     beside = (
         path.with_name(path.name + suffix) for path in generated for suffix in ("", ".new", ".old")
     )
-    own = (settings.identity.directory, settings.spool.directory, settings.falco.bundles)
+    own = (
+        settings.identity.directory,
+        settings.spool.directory,
+        settings.falco.bundles,
+        settings.bundles.state,
+    )
     return (*beside, *own, *map(Path, _STATE))

@@ -93,6 +93,8 @@ def bundle_problems(bundle: BundleHealth | None) -> list[str]:
     if bundle is None or bundle.ended is None:
         return []
     ended = bundle.ended
+    if ended.outcome is BundleOutcome.UNPROVEN:
+        return [f"bundle {ended.version} could not be proven: {ended.reason}"]
     if ended.outcome is BundleOutcome.REFUSED:
         return [f"bundle {ended.version} was refused: {ended.reason}"]
     if ended.outcome is BundleOutcome.ROLLED_BACK:

@@ -176,8 +176,11 @@ class BundleOutcome(Enum):
     UNWATCHED = "unwatched"
     """It is in force, but no Falco ran that could have been watched."""
 
+    UNPROVEN = "unproven"
+    """It was not taken: its signatures, age or size did not prove it. Says nothing of its rules."""
+
     REFUSED = "refused"
-    """It was never in force: not verified, not valid, or not fit."""
+    """It was never in force: Falco would not have it, or it is signed and no bundle."""
 
     ROLLED_BACK = "rolled_back"
     """It was in force, did harm, and the one before is in force again."""

@@ -17,6 +17,7 @@ from sib_agent.bundles.fetching import NotFetched
 from sib_agent.bundles.state import BundleState, Trial
 from sib_agent.bundles.watching import Harm, TrialWatch
 from sib_protocol.backoff import Backoff
+from sib_protocol.errors import SibError
 from sib_protocol.messages import BundleHealth
 
 if TYPE_CHECKING:
@@ -151,9 +152,10 @@ class BundleKeeper:
                     self.open()
                 opened = True
                 pause = self.step()
-            except OSError as error:
+            except (OSError, SibError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error.problem
                 _log.error("bundles: %s", error)
-                self._view = f"bundles cannot be kept: {error.strerror or error}"
+                self._view = f"bundles cannot be kept: {reason or error}"
                 self._backoff = self._backoff.failed()
                 pause = self._backoff.wait(self._draw)
             self._wake.wait(pause)

@@ -163,10 +163,11 @@ def refused(
         version: of that bundle.
         reason: why.
         now: seconds since 1970 UTC.
-        lasting: whether another try cannot end otherwise.
+        lasting: whether another try cannot end otherwise; else it was not proven this time.
     """
     bad = _worse(state.bad, version) if lasting else state.bad
-    end = _end(version, BundleOutcome.REFUSED, reason, now)
+    outcome = BundleOutcome.REFUSED if lasting else BundleOutcome.UNPROVEN
+    end = _end(version, outcome, reason, now)
     before = state.ended
     same = before is not None and replace(before, at=now) == end
     return replace(state, bad=bad, ended=before if same else end)

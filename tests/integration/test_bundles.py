@@ -133,7 +133,7 @@ def test_a_killed_agent_always_has_a_whole_bundle(
     draw = random.Random(20)
     texts = {b""}
     last = 0
-    for number in range(8):
+    for number in range(5):
         agent.start()
         texts.add(quiet(number))
         last = publish(server, quiet(number))

@@ -27,6 +27,8 @@ _SPACE: Final = 2**32
 # Of the canaries that are heard of, so many must have the candidate before all follow.
 _ENOUGH: Final = 0.5
 _FAILED: Final = frozenset({BundleOutcome.REFUSED, BundleOutcome.ROLLED_BACK})
+# A host whose clock is wrong proves nothing, and that is not the bundle's doing.
+_WITHOUT: Final = _FAILED | {BundleOutcome.UNPROVEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,12 @@ class HostStanding:
     reason: str = ""
 
     def failed(self, version: int) -> bool:
-        """Whether it would not have this version."""
+        """Whether it would not have this version because of what is in it."""
         return self.ended == version and self.outcome in _FAILED
+
+    def without(self, version: int) -> bool:
+        """Whether it would not have this version, for whatever reason."""
+        return self.ended == version and self.outcome in _WITHOUT
 
 
 def draw(host_id: HostId, version: int) -> int:

@@ -48,7 +48,7 @@ class HostCounts:
 
     Attributes:
         current: have the bundle that they shall have.
-        failing: refused it, or rolled it back.
+        failing: could not prove it, refused it, or rolled it back.
         lagging: do not have it yet.
         untold: have not said which they have.
         versions: how many have each version.
@@ -77,7 +77,7 @@ def host_state(host: HostStanding, releases: Releases) -> str:
         return "untold"
     if wanted is None or host.version == wanted.version:
         return "current"
-    return "failing" if host.failed(wanted.version) else "lagging"
+    return "failing" if host.without(wanted.version) else "lagging"
 
 
 def count_hosts(hosts: Sequence[HostStanding], releases: Releases) -> HostCounts:

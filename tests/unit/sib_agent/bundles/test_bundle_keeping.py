@@ -405,7 +405,7 @@ def test_it_waits_for_its_turn_and_after_failures(world: World) -> None:
     ended = keeper.health().ended
     assert ended is not None
     assert (ended.outcome, ended.reason, keeper.state.bad) == (
-        BundleOutcome.REFUSED,
+        BundleOutcome.UNPROVEN,
         "not signed",
         (),
     )
