@@ -38,7 +38,7 @@ def main() -> None:
     three.add_argument("--hosts", type=int, default=5000)
     three.add_argument("--bytes", type=int, default=1_000_000, help="of the bundle's archive")
     three.add_argument("--interval", type=float, default=30.0, help="between health reports")
-    three.add_argument("--pulls", type=float, default=40.0, help="the setting pulls_per_second")
+    three.add_argument("--pulls", type=float, default=30.0, help="the setting pulls_per_second")
     given = parser.parse_args()
     if given.command == "bundles":
         show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))

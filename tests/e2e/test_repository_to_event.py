@@ -192,7 +192,8 @@ def test_events_went_through_falcosidekick(place: Site) -> None:
     def accepted() -> float:
         text = ask(place.server, 2801, "/metrics")
         counts = re.findall(
-            r'(?m)^falcosecurity_falcosidekick_inputs_total\{[^}]*status="accepted"[^}]*\} (\S+)$', text
+            r'(?m)^falcosecurity_falcosidekick_inputs_total\{[^}]*status="accepted"[^}]*\} (\S+)$',
+            text,
         )
         return sum(map(float, counts))
 
