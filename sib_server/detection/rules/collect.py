@@ -143,9 +143,17 @@ def collect(files: Iterable[SourceFile]) -> tuple[RuleSet, list[Finding]]:
     """
     collector = _Collector()
     for file in files:
+        before = len(collector.findings)
         for item in file.items:
             collector.add(file.origin, item)
+        if file.origin is Origin.FALCO:
+            collector.findings[before:] = softened(collector.findings[before:])
     return collector.result(), collector.findings
+
+
+def softened(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings about the Falco project's rules: what hosts make of those keeps no bundle back."""
+    return [replace(finding, severity=Severity.WARNING) for finding in findings]
 
 
 class _Collector:
@@ -278,7 +286,8 @@ class _Collector:
         item: RuleItem | MacroItem | ListItem,
         kind: str,
     ) -> None:
-        if before is None:
+        if before is None or origin is Origin.FALCO is before.origin:
+            # The project's files of several maturities repeat what they share.
             return
         # To write a whole definition anew is how an administrator changes what others wrote.
         meant = origin is Origin.OWN and before.origin is not Origin.OWN

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
-from sib_server.detection.rules.collect import Origin, SourceFile
+from sib_server.detection.rules.collect import Origin, SourceFile, softened
 from sib_server.detection.rules.documents import MAX_BYTES
 from sib_server.detection.rules.findings import Finding, LintName, Place, ordered
 from sib_server.detection.rules.indicators import indicator_rules
@@ -71,6 +71,7 @@ def read_sources(settings: ServerSettings) -> Sources:
     """
     detection = settings.detection
     falco = _read(_loaded_by_falco(detection.falco()), Origin.FALCO)
+    falco = replace(falco, findings=tuple(softened(falco.findings)))
     shipped_folder = detection.shipped()
     shipped_paths = rules_paths(shipped_folder)
     if not shipped_paths:

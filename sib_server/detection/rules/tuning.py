@@ -32,6 +32,7 @@ ADDED_NAME: Final = "sib_tuning"
 _ADDED_FIELDS: Final = (
     "proc.exepath", "proc.name", "proc.pname", "proc.cmdline", "user.name", "fd.name",
 )  # fmt: skip
+_TELLING: Final = frozenset({"proc.exepath", "proc.name", "proc.cmdline", "fd.name"})
 _DELIMITERS: Final = re.compile(r"[ \t\n\r(),=]+")
 
 
@@ -128,9 +129,10 @@ def propose(rule: Rule, fields: Fields, lists: Collection[str]) -> list[Proposal
                 found.append(Proposal(exception.name, exception.fields, values, False))
     if found:
         return found
-    names = tuple(name for name in _ADDED_FIELDS if name in fields)
+    names = tuple(name for name in _ADDED_FIELDS if _holds(fields.get(name, ""), lists))
     values = _values(names, fields, lists)
-    if not names or values is None:
+    # An account or a parent alone would silence far more than this.
+    if values is None or not _TELLING & set(names):
         raise NotTunableError(
             rule.name, "the event tells no field by which an exception could name it"
         )

@@ -15,22 +15,29 @@ import msgspec
 import pytest
 
 from sib_server.detection.rules.collect import collect
-from sib_server.detection.rules.compile import compile_rules
+from sib_server.detection.rules.compile import compile_rules, load
 from sib_server.detection.rules.conditions import checks
+from sib_server.detection.rules.decisions import Decisions, Switch, with_switch
 from sib_server.detection.rules.engine import shipped_facts
+from sib_server.detection.rules.findings import Severity
 from sib_server.detection.rules.parsing import ConditionError, parse
 from sib_server.detection.rules.resolving import Resolver
 from sib_server.detection.rules.sources import read_paths
+from sib_server.detection.rules.store import change_decisions
+from sib_server.detection.rules.tuning import output_fields, propose
 from sib_server.detection.rules.writing import write
 from tests.support.components import ROOT, component
-from tests.support.rules import FALCO, Place
+from tests.support.rules import AT, FALCO, Place
 
 RULES = ROOT / "rules" / "falco"
+RECORDED = ROOT / "sib_server" / "trial" / "falco-events.jsonl"
 
 
-def validate(*files: Path) -> list[str]:
+def validate(*files: Path, plugin: Path | None = None) -> list[str]:
     """What Falco has against files that are loaded one after the other."""
     asked = [str(component("falco", "falco")), "-o", "json_output=true"]
+    if plugin is not None:
+        asked += ["-o", "load_plugins[0]=container", "-o", f"plugins[0].library_path={plugin}"]
     configuration = component("falco", "falco.yaml")
     asked += ["-c", str(configuration), *(part for file in files for part in ("-V", str(file)))]
     done = subprocess.run(asked, capture_output=True, timeout=60, check=False)
@@ -105,6 +112,37 @@ def test_sigma_rules_and_indicators_as_compiled_are_taken(tmp_path: Path) -> Non
     files = written(tmp_path / "out", dict(place.compile().checked().files))
     assert len(files) == 4
     assert validate(*files) == []
+
+
+@pytest.mark.parametrize("with_stock", [True, False])
+def test_the_projects_rules_tuned_by_recorded_events_are_taken(
+    tmp_path: Path, *, with_stock: bool
+) -> None:
+    stock_files = [
+        component("falco", "rules", f"falco{part}_rules.yaml")
+        for part in ("", "-incubating", "-sandbox")
+    ]
+    plugin = component("falco", "plugins", "libcontainer.so")
+    place = Place(tmp_path)
+    stock = tmp_path / "falco" / "falco_rules.yaml"
+    stock.write_text("\n".join(file.read_text() for file in stock_files))
+    loaded = load(place.settings)
+    assert not any(one.severity is Severity.ERROR for one in loaded.findings)
+    entries = {entry.rule.name: entry for entry in loaded.entries}
+    tunings = {}
+    for line in RECORDED.read_bytes().splitlines():
+        rule = entries[json.loads(line)["rule"]].rule
+        (proposal, *_) = propose(rule, output_fields(line), loaded.rules.lists)
+        tuning = proposal.tuning(rule.name, "x/1", AT)
+        tunings[tuning.id] = tuning
+    assert len(tunings) > 50
+    decisions = Decisions(tunings=tuple(tunings.values()))
+    for entry in loaded.entries[::3]:
+        switch = Switch(by="id", value=entry.id, enabled=not entry.rule.enabled, at=AT)
+        decisions = with_switch(decisions, switch)
+    change_decisions(tmp_path / "state", lambda _: decisions)
+    files = written(tmp_path / "out", dict(place.compile().checked().files))
+    assert validate(*([stock] if with_stock else []), *files, plugin=plugin) == []
 
 
 def test_stock_rules_are_read_as_they_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sib_server.detection.rules import sources
 from sib_server.detection.rules.compile import CompiledRules, RuleErrorsError, compile_rules
 from sib_server.detection.rules.indicators import indicator_rules
 from sib_server.detection.rules.sources import NoRulesError
-from tests.support.rules import OURS, Place
+from tests.support.rules import FALCO, OURS, Place
 
 
 def decided(compiled: CompiledRules) -> list[dict[str, object]]:
@@ -233,3 +233,11 @@ def test_the_indicators_file_is_kept_for_an_hour_and_a_generation(place: Place) 
     kept.unlink()
     kept.mkdir()
     assert b"45.155.205.7" in made()
+
+
+def test_faults_of_the_falco_projects_rules_keep_no_bundle_back(place: Place) -> None:
+    place.write("falco/falco_rules.yaml", FALCO + FALCO + "- rule: Newer\n  newer_key: 1\n")
+    compiled = place.compile()
+    assert compiled.errors == ()
+    mine = [one for one in compiled.findings if "falco_rules.yaml" in one.place.file]
+    assert {one.lint for one in mine} == {"unknown-key", "reading"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -294,6 +295,8 @@ def test_to_write_anew_what_others_wrote_is_an_administrators_right() -> None:
     rules, (one,) = collect(files)
     assert one.severity is Severity.WARNING
     assert rules.rules["R"].origin is Origin.OWN
-    _, (one,) = collect(files[:1] * 2)
+    _, nothing = collect(files[:1] * 2)
+    assert nothing == []
+    _, (one,) = collect([replace(files[0], origin=Origin.SIB)] * 2)
     assert one.severity is Severity.ERROR
     assert str(one).startswith("a.yaml:1: error: R: replaces")

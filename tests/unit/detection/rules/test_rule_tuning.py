@@ -149,6 +149,11 @@ def test_a_rule_without_a_fitting_exception_gets_one() -> None:
     (proposal,) = propose(bare, {"proc.exepath": "/bin/cat", "user.name": "root"}, LISTS)
     assert proposal.adds_exception
     assert proposal.fields == ("proc.exepath", "user.name")
+    # What no exception can hold is left out; an account alone is too much.
+    (proposal,) = propose(bare, {"proc.name": "x", "proc.cmdline": "a tools b"}, LISTS)
+    assert proposal.fields == ("proc.name",)
+    with pytest.raises(NotTunableError):
+        propose(bare, {"user.name": "root"}, LISTS)
     taken = rule(RULE[: RULE.index("    - name: names")] + "    - name: sib_tuning\n"
                  "      fields: [fd.cip]\n")  # fmt: skip
     (proposal,) = propose(taken, {"proc.name": "cat"}, LISTS)
