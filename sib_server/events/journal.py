@@ -28,7 +28,6 @@ from sib_server.events import schema
 from sib_server.events.failures import (
     JournalDamagedError,
     JournalInUseError,
-    JournalTooNewError,
     JournalUnavailableError,
     NumberRangeError,
     StreamOwnedError,
@@ -92,11 +91,7 @@ class Journal:
         self._clock_ns = clock_ns
         self._identities: dict[Identity, bytes] = {}
         meta = read_meta(connection)
-        if int(meta.get("schema", "0")) != schema.SCHEMA_VERSION:
-            found = meta.get("schema", "no version")
-            if int(meta.get("schema", "0")) > schema.SCHEMA_VERSION:
-                raise JournalTooNewError(path, int(found))
-            raise JournalDamagedError(path, f"its schema version reads {found!r}")
+        schema.check_version(path, meta.get("schema"))
         try:
             self.journal_id = parse_host_id(meta["journal"])
             self.own_stream = parse_stream_id(meta["stream"])
@@ -127,6 +122,7 @@ class Journal:
         Raises:
             JournalInUseError: another process has it open for writing.
             JournalDamagedError: it cannot be used without being salvaged.
+            JournalTooNewError: a later SIB wrote it.
             JournalUnavailableError: the disk is full or the path cannot be used.
         """
         lock = _take_lock(path)

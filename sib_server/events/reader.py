@@ -67,6 +67,7 @@ class JournalReader:
         Raises:
             JournalMissingError: there is none.
             JournalDamagedError: it cannot be opened without being salvaged.
+            JournalTooNewError: a later SIB wrote it.
             JournalUnavailableError: it cannot be read now.
         """
         self.path = path
@@ -81,9 +82,11 @@ class JournalReader:
         except schema.SqliteFailure as error:
             self._connection.close()
             raise schema.journal_error(path, error) from error
-        if version != str(schema.SCHEMA_VERSION):
+        try:
+            schema.check_version(path, version)
+        except JournalError:
             self._connection.close()
-            raise JournalDamagedError(path, f"its schema version reads {version!r}")
+            raise
 
     def close(self) -> None:
         """Give the file back."""

@@ -22,6 +22,7 @@ from sib_server.events.failures import (
     JournalDamagedError,
     JournalError,
     JournalMissingError,
+    JournalTooNewError,
     JournalUnavailableError,
 )
 
@@ -137,6 +138,21 @@ def open_for_writing(path: Path, *, max_bytes: int | None = None) -> sqlite3.Con
         connection.close()
         raise journal_error(path, error) from error
     return connection
+
+
+def check_version(path: Path, found: str | None) -> None:
+    """Hold what the journal says its schema is against the one that this SIB reads and writes.
+
+    Raises:
+        JournalTooNewError: a later SIB wrote it.
+        JournalDamagedError: no SIB did.
+    """
+    if found == str(SCHEMA_VERSION):
+        return
+    # Later versions are few digits: more would be damage, too.
+    if found is not None and len(found) < 6 and found.isdecimal() and int(found) > SCHEMA_VERSION:
+        raise JournalTooNewError(path, int(found))
+    raise JournalDamagedError(path, f"its schema version reads {found!r}")
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

@@ -24,8 +24,10 @@ from sib_server.events import schema
 from sib_server.events.failures import (
     JournalBusyError,
     JournalDamagedError,
+    JournalError,
     JournalInUseError,
     JournalMissingError,
+    JournalTooNewError,
     JournalUnavailableError,
     NumberRangeError,
     StreamOwnedError,
@@ -305,14 +307,20 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
     JournalReader(odd).close()
 
 
-def test_another_schema_is_not_guessed_at(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "error"),
+    [("99", JournalTooNewError), ("0", JournalDamagedError), ("one", JournalDamagedError)],
+)
+def test_another_schema_is_not_guessed_at(
+    path: Path, version: str, error: type[JournalError]
+) -> None:
     journal = Journal.open(path)
     with journal.transaction() as connection:
-        write_meta(connection, "schema", "99")
+        write_meta(connection, "schema", version)
     journal.close()
-    with pytest.raises(JournalDamagedError, match="99"):
+    with pytest.raises(error, match=version):
         Journal.open(path)
-    with pytest.raises(JournalDamagedError, match="99"):
+    with pytest.raises(error, match=version):
         JournalReader(path)
     assert not verify(path).whole
 
