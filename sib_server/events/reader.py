@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sib_protocol.ids import EventId, LineNumber
 from sib_server.events import schema
 from sib_server.events.damage import JournalDamage
-from sib_server.events.failures import JournalDamagedError, JournalError
+from sib_server.events.failures import JournalError
 from sib_server.events.kinds import load_kinds
 from sib_server.events.meta import read_cursors, read_meta, read_minutes
 from sib_server.events.query import planned_kinds, time_bounds
