@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,11 +18,18 @@ from typing import Final
 from sib_packaging.components import Component
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import checksum, fetch
-from sib_packaging.given import given_version, take, take_given
+from sib_packaging.given import (
+    archive_licences,
+    given_licences,
+    given_version,
+    take,
+    take_given,
+)
 from sib_packaging.manual import manual_files
 from sib_packaging.packages import Package, component_package
 from sib_packaging.sbom import Material, render
 from sib_packaging.scripts import PHASES, maintainer_script
+from sib_packaging.texts import DESCRIPTION, MAINTAINER, changelog, copyright_text
 from sib_packaging.trees import build_trees, compile_trees, fetch_wheels, find_pythons
 
 _NFPM_PHASE: Final = {"preinst": "preinstall", "prerm": "preremove", "postrm": "postremove"}
@@ -81,10 +89,8 @@ def build_python(build: Build, package: Package) -> Path:
             _made((stage / name).parent).joinpath(Path(name).name).write_bytes(content)
         doc = stage / "usr/share/doc" / package.name
         for item in found:
-            for name, text_bytes in item.texts.items():
-                place = doc / "licences" / item.name / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(text_bytes)
+            texts = {**_known_texts(build, item.licence), **item.texts}
+            _write(doc / "licences" / item.name, texts)
         materials = [
             Material(
                 item.name,
@@ -108,6 +114,7 @@ def build_python(build: Build, package: Package) -> Path:
             package,
             version=build.version,
             licence="Apache-2.0",
+            source="",
             stage=stage,
             materials=materials,
         )
@@ -127,21 +134,44 @@ def build_component(build: Build, component: Component) -> Path:
             folder = build.components / component.name
             version = given_version(component, folder)
             sha256 = checksum(take_given(folder, component.name, home))
+            texts = given_licences(folder)
             purl = f"pkg:generic/{component.name}@{version}"
         else:
             version = component.version
-            take(_fetched(build, component), component.files, build.architecture, home)
+            archive = _fetched(build, component)
+            take(archive, component.files, build.architecture, home)
+            texts = archive_licences(archive)
             sha256 = component.archive(build.architecture).sha256
             purl = _purl(component)
+        texts = {**_known_texts(build, component.licence), **texts}
+        _write(stage / "usr/share/doc" / package.name / "licences" / component.name, texts)
         material = Material(component.name, version, purl, component.licence, sha256)
         return _pack(
             build,
             package,
             version=version,
             licence=component.licence,
+            source=component.source,
             stage=stage,
             materials=[material],
         )
+
+
+def _known_texts(build: Build, licence: str) -> dict[str, bytes]:
+    """The texts of licences that ask for a copy to go along, which not every release has.
+
+    That of Apache-2.0 is in every package, as SIB's own.
+    """
+    return {
+        path.name: path.read_bytes()
+        for path in sorted((build.root / "packaging/licences").glob("*.txt"))
+        if path.stem in licence.split()
+    }
+
+
+def _write(folder: Path, texts: Mapping[str, bytes]) -> None:
+    for name, content in texts.items():
+        _made(folder).joinpath(name).write_bytes(content)
 
 
 def _purl(component: Component) -> str:
@@ -197,6 +227,7 @@ def _pack(
     *,
     version: str,
     licence: str,
+    source: str,
     stage: Path,
     materials: list[Material],
 ) -> Path:
@@ -204,27 +235,30 @@ def _pack(
     for unit in (*package.units, *package.unit_files):
         shutil.copy(systemd / unit, _made(stage / "usr/lib/systemd/system") / unit)
     for kind in ("sysusers.d", "tmpfiles.d"):
-        source = systemd / kind / f"{package.name}.conf"
-        if source.exists():
-            shutil.copy(source, _made(stage / "usr/lib" / kind) / source.name)
+        snippet = systemd / kind / f"{package.name}.conf"
+        if snippet.exists():
+            shutil.copy(snippet, _made(stage / "usr/lib" / kind) / snippet.name)
     doc = _made(stage / "usr/share/doc" / package.name)
     shutil.copy(build.root / "LICENSE", doc / "LICENSE")
-    (doc / "copyright").write_text(
-        f"{package.name} {version}\nLicence: {licence}\nSIB's own text is in LICENSE, those of what"
-        " is in the package are in licences/ and sbom.cdx.json.\n"
-    )
+    (doc / "copyright").write_text(copyright_text(package.name, version, licence, source))
+    if build.package_format == "deb":
+        overrides = _made(stage / "usr/share/lintian/overrides") / package.name
+        shutil.copy(build.root / "packaging/lint/lintian.overrides", overrides)
+        log = changelog(package.name, f"{version}-1", build.epoch)
+        (doc / "changelog.Debian.gz").write_bytes(gzip.compress(log, 9, mtime=0))
     (doc / "sbom.cdx.json").write_text(render(package.name, version, materials, build.epoch))
     for name, place in package.config:
         target = stage / place.removeprefix("/")
         shutil.copy(build.root / "packaging/etc" / name, _made(target.parent) / target.name)
-    contents = _contents(stage, {place for _, place in package.config}, build.epoch)
+    config = {place for _, place in package.config}
+    contents = _contents(stage, config, build.epoch, rpm=build.package_format == "rpm")
     scripts = _scripts(build, package, stage.parent)
     suffix = {"deb": "deb", "rpm": "rpm"}[build.package_format]
-    config = _nfpm(
+    recipe = _nfpm(
         build, package, version=version, licence=licence, contents=contents, scripts=scripts
     )
     path = stage.parent / "nfpm.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(recipe))
     output = _made(build.output) / f"{package.name}_{version}_{build.architecture}.{suffix}"
     done = subprocess.run(
         [
@@ -250,13 +284,14 @@ def _find_nfpm() -> str:
     return found
 
 
-def _contents(stage: Path, config: set[str], epoch: int) -> list[dict[str, object]]:
+def _contents(stage: Path, config: set[str], epoch: int, *, rpm: bool) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     for path in sorted(stage.rglob("*")):
         if not path.is_file():
             continue
         place = "/" + str(path.relative_to(stage))
-        mode = 0o640 if place in config else 0o755 if path.stat().st_mode & 0o111 else 0o644
+        program = path.stat().st_mode & 0o111 and path.suffix != ".so"
+        mode = 0o640 if place in config else 0o755 if program else 0o644
         os.utime(path, (epoch, epoch))
         entry: dict[str, object] = {
             "src": str(path),
@@ -265,6 +300,9 @@ def _contents(stage: Path, config: set[str], epoch: int) -> list[dict[str, objec
         }
         if place in config:
             entry["type"] = "config|noreplace"
+        elif rpm and place.startswith(("/usr/share/doc/", "/usr/share/man/")):
+            # nfpm leaves files of this type out of a deb.
+            entry["type"] = "doc"
         entries.append(entry)
     return entries
 
@@ -314,8 +352,8 @@ def _nfpm(
         "release": "1",
         "section": "admin",
         "priority": "optional",
-        "maintainer": "SIB <sib@localhost>",
-        "description": package.summary,
+        "maintainer": MAINTAINER,
+        "description": f"{package.summary}\n{DESCRIPTION}",
         "license": licence,
         "mtime": _iso(build.epoch),
         "depends": list(package.depends_rpm if rpm else package.depends_deb),
@@ -325,7 +363,8 @@ def _nfpm(
         "deb": {"compression": "zstd"},
         "rpm": {
             "buildhost": "sib",
-            "compression": "zstd",
+            "group": "System Environment/Daemons",
+            "compression": "zstd:19",
             "summary": package.summary,
             "scripts": {"posttrans": scripts["posttrans"]} if rpm else {},
         },

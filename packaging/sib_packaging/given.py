@@ -13,6 +13,7 @@ from typing import Final
 
 from sib_packaging.components import Component
 from sib_packaging.errors import PackagingError
+from sib_packaging.texts import is_licence
 
 # Where a component's program goes, where that is not its home itself.
 _PROGRAM: Final = {"grafana": "bin/grafana", "falco": "bin/falco"}
@@ -55,6 +56,24 @@ def take_given(folder: Path, name: str, home: Path) -> Path:
         elif beside.is_file():
             shutil.copy(beside, home / target)
     return program
+
+
+def given_licences(folder: Path) -> dict[str, bytes]:
+    """The licence texts beside a given program, by name."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and is_licence(path.name)
+    }
+
+
+def archive_licences(archive: Path) -> dict[str, bytes]:
+    """The licence texts at the top of an archive, or in its one folder, by name."""
+    return {
+        name.rsplit("/", 1)[-1]: content()
+        for name, _, content in _members(archive)
+        if name.count("/") < 2 and is_licence(name.rsplit("/", 1)[-1])
+    }
 
 
 def take(archive: Path, files: dict[str, str], architecture: str, home: Path) -> None:

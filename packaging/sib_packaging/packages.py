@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+# The oldest that compiled wheels of manylinux_2_28, and the components, run on.
+_LIBC_DEB: Final = "libc6 (>= 2.28)"
+_LIBC_RPM: Final = "glibc >= 2.28"
 _PYTHON_DEB: Final = ("python3 (>= 3.11)", "python3 (<< 3.14)")
 _PYTHON_RPM: Final = ("(python(abi) = 3.11 or python(abi) = 3.12 or python(abi) = 3.13)",)
 
@@ -66,8 +69,8 @@ SERVER: Final = Package(
         *("/etc/sib/server.d", "/etc/sib/secrets"),
     ),
     config=(("server.yaml", "/etc/sib/server.yaml"),),
-    depends_deb=("systemd", *_PYTHON_DEB),
-    depends_rpm=("systemd", *_PYTHON_RPM),
+    depends_deb=("systemd", _LIBC_DEB, *_PYTHON_DEB),
+    depends_rpm=("systemd", _LIBC_RPM, *_PYTHON_RPM),
     recommends=("sib-loki", "sib-prometheus", "sib-grafana", "sib-falcosidekick"),
     module="sib_server.cli",
     own=("sib_protocol", "sib_server"),
@@ -88,8 +91,8 @@ AGENT: Final = Package(
         *("/etc/sib/falco.yaml.new", "/etc/sib/falco-probe.yaml.new", "/etc/sib/config.alloy.new"),
     ),
     config=(("agent.yaml", "/etc/sib/agent.yaml"),),
-    depends_deb=("systemd", *_PYTHON_DEB),
-    depends_rpm=("systemd", *_PYTHON_RPM),
+    depends_deb=("systemd", _LIBC_DEB, *_PYTHON_DEB),
+    depends_rpm=("systemd", _LIBC_RPM, *_PYTHON_RPM),
     recommends=("sib-falco", "sib-alloy"),
     module="sib_agent.cli",
     own=("sib_protocol", "sib_agent"),
@@ -119,6 +122,6 @@ def component_package(name: str, summary: str) -> Package:
         summary=f"SIEM in a Box: {summary}",
         units=(f"sib-{name}.service",),
         state=(*own_state, *written),
-        depends_deb=(base,),
-        depends_rpm=(base,),
+        depends_deb=(base, _LIBC_DEB),
+        depends_rpm=(base, _LIBC_RPM),
     )

@@ -20,13 +20,15 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sib_packaging.errors import PackagingError
+from sib_packaging.texts import is_licence
 
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 COMMON: Final = "common"
 _PLATFORMS: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 # Of these there is no wheel; they are pure Python, and built here.
 _SOURCE_ONLY: Final = ("sdnotify",)
-_LICENCE = re.compile(r"(?i)^(licen[cs]e|copying|notice|authors)")
+# What modules are made of and checked with, and no Python reads.
+_SOURCES: Final = frozenset({".c", ".h", ".pxd", ".pxi", ".pyi", ".pyx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def _pip(*arguments: str) -> None:
 def unpack(wheel: Path, target: Path) -> Distribution:
     """Lay a wheel's modules into a tree, and read what it says of itself.
 
-    Its scripts and headers are left out: nothing runs or compiles in the tree.
+    Its scripts, headers and stubs are left out: nothing runs or compiles in the tree.
 
     Raises:
         PackagingError: a path in it leads elsewhere.
@@ -153,7 +155,7 @@ def unpack(wheel: Path, target: Path) -> Distribution:
     with zipfile.ZipFile(wheel) as opened:
         for entry in opened.infolist():
             path = PurePosixPath(entry.filename)
-            if entry.is_dir():
+            if entry.is_dir() or path.suffix in _SOURCES:
                 continue
             if path.is_absolute() or ".." in path.parts:
                 raise PackagingError(f"{wheel.name} has a file {entry.filename}")
@@ -165,7 +167,7 @@ def unpack(wheel: Path, target: Path) -> Distribution:
             if path.parts[0].endswith(".dist-info"):
                 if path.name == "METADATA":
                     metadata = content.decode("utf-8", "replace")
-                elif _LICENCE.match(path.name) or "licenses" in path.parts:
+                elif is_licence(path.name) or "licenses" in path.parts:
                     texts["-".join(path.parts[1:]).removeprefix("licenses-")] = content
                     continue
                 elif path.name in {"RECORD", "INSTALLER", "direct_url.json"} or "sboms" in str(
@@ -179,7 +181,9 @@ def unpack(wheel: Path, target: Path) -> Distribution:
     return Distribution(
         name=_field(head, "Name").lower().replace("_", "-"),
         version=_field(head, "Version"),
-        licence=_field(head, "License-Expression") or _field(head, "License").split("\n")[0],
+        licence=_field(head, "License-Expression")
+        or _field(head, "License")
+        or _field(head, "Classifier: License :: OSI Approved :"),
         texts=texts,
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from sib_packaging.components import Archive, parse_lock
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import checksum
 from sib_packaging.packages import AGENT, SERVER
-from sib_packaging.trees import plan, unpack
+from sib_packaging.trees import find_pythons, plan, unpack
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCK = parse_lock((ROOT / "packaging/components.lock").read_text())
@@ -29,6 +30,7 @@ def build(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path / "components" / "loki"
     folder.mkdir(parents=True)
     (folder / "loki").write_bytes(b"\x7fELF")
+    (folder / "NOTICE").write_text("mind this")
     return Build(
         root=ROOT,
         output=tmp_path / "a",
@@ -68,6 +70,12 @@ def test_a_components_package_holds_what_it_should(build: Build, tmp_path: Path)
     given = bill["components"][0]
     assert (given["version"], given["purl"]) == ("3.7.8~given", "pkg:generic/loki@3.7.8~given")
     assert given["hashes"][0]["content"] == hashlib.sha256(b"\x7fELF").hexdigest()
+    licences = found / "usr/share/doc/sib-loki/licences/loki"
+    assert "AFFERO" in (licences / "AGPL-3.0-only.txt").read_text()
+    assert (licences / "NOTICE").read_text() == "mind this"
+    assert (
+        "\nSource: https://github.com/grafana/loki\n" in (licences / "../../copyright").read_text()
+    )
     for script in ("preinst", "postinst", "prerm", "postrm"):
         assert f"phase={script}\n" in (found / "DEBIAN" / script).read_text()
 
@@ -105,7 +113,7 @@ def test_falcos_archive_gives_its_rules_to_both_sides(build: Build, tmp_path: Pa
     with tarfile.open(archive, "w:gz") as opened:
         for name in (
             *("usr/bin/falco", "usr/share/falco/plugins/libcontainer.so"),
-            *("etc/falco/falco_rules.yaml", "etc/falco/falco.yaml", "usr/src/x"),
+            *("etc/falco/falco_rules.yaml", "etc/falco/falco.yaml", "usr/src/x", "COPYING"),
         ):
             entry = tarfile.TarInfo(f"{top}/{name}")
             entry.size = 1
@@ -118,7 +126,11 @@ def test_falcos_archive_gives_its_rules_to_both_sides(build: Build, tmp_path: Pa
     cache.mkdir()
     archive.rename(cache / f"{sha256[:16]}-falco.tar.gz")
     fetching = replace(build, components=None, cache=cache, falco=locked)
-    home = contents(build_component(fetching, locked), tmp_path / "f") / "usr/lib/sib-falco"
+    package = contents(build_component(fetching, locked), tmp_path / "f")
+    licences = package / "usr/share/doc/sib-falco/licences/falco"
+    assert [path.name for path in licences.iterdir()] == ["COPYING"]
+    assert (licences / "../../LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    home = package / "usr/lib/sib-falco"
     files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
     assert files == {
         *("bin/falco", "share/plugins/libcontainer.so"),
@@ -164,20 +176,59 @@ def test_the_servers_package_is_complete_and_not_large(build: Build, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_agents_package_is_small_and_the_same_each_time(build: Build, tmp_path: Path) -> None:
-    first = build_python(build, AGENT)
-    second = build_python(replace(build, output=build.output.with_name("b")), AGENT)
-    assert checksum(first) == checksum(second)
+@pytest.mark.parametrize("package_format", ["deb", "rpm"])
+def test_another_checkout_elsewhere_makes_the_same_bytes(
+    build: Build, tmp_path: Path, package_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(build, package_format=package_format)
+    first = build_python(here, AGENT)
     assert first.stat().st_size < 20_000_000
-    found = contents(first, tmp_path / "x")
+    for name in ("packaging", "systemd", "docs", "requirements", *AGENT.own):
+        shutil.copytree(
+            ROOT / name,
+            tmp_path / "elsewhere" / name,
+            ignore=shutil.ignore_patterns("__pycache__"),
+            copy_function=shutil.copyfile,
+        )
+    shutil.copyfile(ROOT / "LICENSE", tmp_path / "elsewhere/LICENSE")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    mask = os.umask(0o077)
+    try:
+        there = replace(here, root=tmp_path / "elsewhere", output=build.output.with_name("b"))
+        second = build_python(there, AGENT)
+    finally:
+        os.umask(mask)
+    assert checksum(first) == checksum(second)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_agents_package_holds_what_it_should(build: Build, tmp_path: Path) -> None:
+    found = contents(build_python(build, AGENT), tmp_path / "x")
     assert (found / "DEBIAN/conffiles").read_text() == "/etc/sib/agent.yaml\n"
     assert (found / "etc/sib/agent.yaml").stat().st_mode & 0o777 == 0o640
     doc = found / "usr/share/doc/sib-agent"
     bill = json.loads((doc / "sbom.cdx.json").read_text())
     assert {"cryptography", "msgspec", "sdnotify"} <= {item["name"] for item in bill["components"]}
-    assert all(item["hashes"] for item in bill["components"])
-    assert list((doc / "licences/cryptography").iterdir())
-    assert not (found / "usr/lib/sib-agent/common/sib_server").exists()
+    assert all(item["hashes"] and item["licenses"] for item in bill["components"])
+    home = found / "usr/lib/sib-agent"
+    assert not (home / "common/sib_server").exists()
+    # Of every dependency its licence, and of every Python on this machine the bytecode.
+    assert {path.name for path in (doc / "licences").iterdir()} == {
+        item["name"] for item in bill["components"]
+    }
+    modules = [path for path in home.rglob("*.py") if path.name != "launch.py"]
+    for version in find_pythons():
+        tag = f"cpython-{version.replace('.', '')}"
+        lacking = [
+            path
+            for path in modules
+            if path.relative_to(home).parts[0] in {"common", version}
+            and not (path.parent / "__pycache__" / f"{path.stem}.{tag}.pyc").is_file()
+        ]
+        assert lacking == []
 
 
 def wheel(path: Path, files: dict[str, bytes]) -> Path:
