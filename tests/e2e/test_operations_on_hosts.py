@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.hosts import Host, Network, base, need, wait
+from tests.e2e.hosts import Host, Network, base, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "sib_server/trial/falco-events.jsonl"
@@ -29,25 +27,6 @@ class Fleet(NamedTuple):
     lost: Host
     fresh: Host
     agent: Host
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need()
-    given = os.environ.get("SIB_PACKAGES")
-    if given is not None:
-        return Path(given)
-    output = tmp_path_factory.mktemp("dist")
-    done = subprocess.run(
-        [sys.executable, "-m", "sib_packaging", "--output", str(output), "server", "agent"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging")},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.hosts import Host, Network, base, need, wait
+from tests.e2e.hosts import Host, Network, base, wait
+from tests.support.components import component
 
-ROOT = Path(__file__).resolve().parents[2]
 STORES = ("loki", "prometheus", "falcosidekick")
 READ_RULES = "import urllib.request as u;print(u.urlopen('http://127.0.0.1:3100/loki/api/v1/rules').read().decode())"
 SIGMA = """
@@ -30,33 +28,19 @@ level: high
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def build(output: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sib_packaging", "--output", str(output), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "packaging")},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Host]:
     """A booted host with the packages in /root: the server's, and those of the real stores."""
-    need()
-    components = Path(os.environ.get("SIB_COMPONENTS", "/nonexistent"))
     for name in STORES:
-        if not (components / name / name).is_file():
-            pytest.skip(f"{name} not found: set SIB_COMPONENTS")
-    dist = tmp_path_factory.mktemp("dist")
-    build(dist, "server")
-    build(dist, "--components", str(components), *STORES)
+        component(name, name)
+    packages: Path = request.getfixturevalue("packages")
     network = Network(f"sibs{os.getpid() % 1000}")
     made = Host(network, "server", "10.77.0.2", base("bookworm"), tmp_path_factory.mktemp("hosts"))
     try:
-        for package in dist.glob("*.deb"):
+        for name in ("server", *STORES):
+            (package,) = packages.glob(f"sib-{name}_*.deb")
             shutil.copy(package, made.root / "root")
         made.boot()
         yield made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,11 @@ def make_key(directory: Path, server: Server) -> tuple[Path, str]:
     return secret, public
 
 
-@pytest.fixture
-def fresh(tmp_path: Path, server: Server) -> Iterator[Server]:
-    """A replacement, as a package makes it, in other directories under the same address."""
-    made = Server(tmp_path / "replacement", {"listen": server.tree["listen"]})
-    made.port = server.port
-    yield made
-    if made.running:
-        made.kill()
+def replacement(tmp_path: Path, lost: Server) -> Server:
+    """A fresh server, as a package makes it, in other directories under the same address."""
+    fresh = Server(tmp_path / "replacement", {"listen": lost.tree["listen"]})
+    fresh.port = lost.port
+    return fresh
 
 
 def append(agent: Agent, *many: int) -> None:
@@ -50,7 +47,7 @@ def gaps(server: Server) -> list[dict[str, Any]]:
 
 
 def test_agents_go_on_with_a_server_restored_elsewhere(
-    server: Server, fresh: Server, make_agent: Callable[..., Agent], tmp_path: Path
+    server: Server, make_agent: Callable[..., Agent], tmp_path: Path
 ) -> None:
     kept, renewed, late = (make_agent(name) for name in ("kept-1", "renewed-1", "late-1"))
     for agent in (kept, renewed):
@@ -85,6 +82,7 @@ def test_agents_go_on_with_a_server_restored_elsewhere(
     append(kept, *range(20, 30))
     append(late, *range(210, 220))
 
+    fresh = replacement(tmp_path, server)
     arguments = ["restore", str(backup), "--key-file", str(secret), "--keep-config"]
     refused = fresh.cli(*arguments, check=False)
     assert refused.returncode == ExitCode.CONFLICT
@@ -106,11 +104,7 @@ def test_agents_go_on_with_a_server_restored_elsewhere(
     assert gaps(fresh) == []
     hosts = {host["name"] for host in json.loads(fresh.cli("host", "list", "--json").stdout)}
     assert hosts == {"kept-1", "renewed-1", "late-1"}
-    # The running agent takes the renewed certificate up with its next report.
-    adopted = "host {} taken up after the restore"
-    for name in ("late-1", "renewed-1"):
-        wait_for(name, lambda name=name: adopted.format(name) in fresh.log.read_text(), 90)
-    assert adopted.format("kept-1") not in fresh.log.read_text()
+    assert fresh.log.read_text().count("taken up after the restore") == 2
     # An adopted certificate is one like any other: it renews, and it is revoked.
     renewed.cli("renew")
     fresh.cli("host", "remove", "late-1", "--yes")
