@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sib_protocol.drills.marks import FIELD, Mark, new_run, parse_alert
@@ -25,6 +27,8 @@ READY_S: Final = 90.0
 
 _LAST_S: Final = 60.0
 _SETTLE_S: Final = 1.0
+_AGAIN_S: Final = 5.0
+_NICE: Final = -15
 _STOP_S: Final = 30.0
 _MARK_RULE: Final = "SIB drill mark"
 _MARK_PROGRAM: Final = "sib-drill-mark"
@@ -66,7 +70,7 @@ def falco_settings(plugins: Path | None = None) -> dict[str, Any]:
         "buffered_outputs": False,
         "outputs_queue": {"capacity": 0},
         "append_output": [{"match": {"source": "syscall"}, "extra_fields": [FIELD]}],
-        "engine": {"kind": "modern_ebpf", "modern_ebpf": {"buf_size_preset": 6}},
+        "engine": {"kind": "modern_ebpf", "modern_ebpf": {"buf_size_preset": 8}},
     }
     library = plugins / "libcontainer.so" if plugins is not None else None
     if library is not None and library.is_file():
@@ -138,6 +142,7 @@ class Falco:
         self.program = program
         self.alerts_file = folder / "alerts.json"
         self.log = folder / "falco.log"
+        self._counters = folder / "counters.jsonl"
         self._rules = [*rules, folder / "mark.yaml"]
         self._folder = folder
         self._plugins = plugins
@@ -165,7 +170,14 @@ class Falco:
 
     def settings(self) -> dict[str, Any]:
         """What it is told."""
-        return falco_settings(self._plugins)
+        counters = {
+            "enabled": True,
+            "interval": "1s",
+            "output_file": str(self._counters),
+            "kernel_event_counters_enabled": True,
+            "include_empty_values": True,
+        }
+        return {**falco_settings(self._plugins), "metrics": counters}
 
     def start(self) -> None:
         """Start it, and wait until it sees what happens.
@@ -187,8 +199,11 @@ class Falco:
                 )
             except OSError as error:
                 raise FileAccessError(self.program, error.strerror or str(error)) from error
+        with suppress(OSError):
+            # What waits for the processor loses events.
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         try:
-            self._await_mark(READY_S, "Falco sees nothing", again=True)
+            self._await_mark(READY_S, "Falco sees nothing", again_s=0.0)
         except BaseException:
             self.stop()
             raise
@@ -199,12 +214,22 @@ class Falco:
         Raises:
             FalcoError: it has ended.
         """
-        self._await_mark(_LAST_S, "Falco has not seen everything")
+        # On a busy machine the mark itself may be lost; a later one says the same.
+        self._await_mark(_LAST_S, "Falco has not seen everything", again_s=_AGAIN_S)
         # Other processors' buffers may still hold what happened at the same time.
         time.sleep(_SETTLE_S)
         lines = self.alerts_file.read_bytes().split(b"\n")
         alerts = [parse_alert(line) for line in lines if line.startswith(b"{")]
         return [alert for alert in alerts if alert is not None and alert.rule != _MARK_RULE]
+
+    def lost(self) -> int:
+        """How many events of the whole machine it could not take so far, by its own count."""
+        try:
+            last = self._counters.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
+            return int(json.loads(last)["output_fields"]["scap.n_drops"])
+        except (OSError, ValueError, KeyError, TypeError):
+            # It writes its first line after some seconds.
+            return 0
 
     def stop(self) -> None:
         """End it."""
@@ -218,12 +243,14 @@ class Falco:
             self._process.wait(_STOP_S)
         self._process = None
 
-    def _await_mark(self, seconds: float, problem: str, *, again: bool = False) -> None:
+    def _await_mark(self, seconds: float, problem: str, *, again_s: float) -> None:
         deadline = time.monotonic() + seconds
+        due = time.monotonic()
         wanted: set[bytes] = set()
         act = Act(run=f"standin {_MARK_PROGRAM}\n{_MARK_PROGRAM}\n")
         while True:
-            if again or not wanted:
+            if time.monotonic() >= due:
+                due = time.monotonic() + again_s
                 self._number += 1
                 mark = Mark(self._run, self._number)
                 wanted.add(f'"{mark}"'.encode())

@@ -48,7 +48,7 @@ class DrillFilesError(SibError):
 
     def __init__(self, problems: tuple[DrillProblem, ...]) -> None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}", "see docs/detection.md, 'Drills'")
+        super().__init__(f"{problems[0]}{more}", "see docs/drills.md")
         self.problems = problems
 
 
@@ -98,8 +98,14 @@ class _Reader:
         if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= MAX_ACTS:
             self.note(_Bad(node, f"'quiet' wants a list of 1 to {MAX_ACTS} everyday acts"))
             return ()
-        cases = [self.take(_quiet_case, item) for item in node.value]
-        return tuple(case for case in cases if case is not None)
+        cases: dict[str, QuietCase] = {}
+        for item in node.value:
+            case = self.take(_quiet_case, item)
+            if case is not None and case.name in cases:
+                self.note(_Bad(item, f"a quiet case named {case.name!r} stands here twice"))
+            elif case is not None:
+                cases[case.name] = case
+        return tuple(cases.values())
 
 
 if TYPE_CHECKING:

@@ -221,11 +221,13 @@ def _be_quick() -> None:  # pragma: no cover - in a process that leaves its root
 def _descendants(pid: int) -> Iterator[int]:  # pragma: no cover - in a process that leaves its root
     waiting = [pid]
     while waiting:
-        for children in Path("/proc", str(waiting.pop()), "task").glob("*/children"):
-            with suppress(OSError):
-                found = [int(child) for child in children.read_text().split()]
-                yield from found
-                waiting += found
+        # It may end while it is looked at: the folder itself, too, goes away then.
+        with suppress(OSError):
+            for children in [*Path("/proc", str(waiting.pop()), "task").glob("*/children")]:
+                with suppress(OSError):
+                    found = [int(child) for child in children.read_text().split()]
+                    yield from found
+                    waiting += found
 
 
 def _end_all() -> None:  # pragma: no cover - in a process that leaves its root

@@ -121,6 +121,7 @@ def _json(trial: Trial, report: Report) -> dict[str, object]:
         "engine": report.engine,
         "kernel": report.kernel,
         "time": report.time,
+        "lost_events": report.lost,
         "without_drill": trial.without,
         "proven": sorted(report.proofs),
         "verdicts": report.verdicts,
@@ -151,5 +152,7 @@ def _show(trial: Trial, report: Report) -> None:
     counts = summary(report.verdicts)
     told = ", ".join(f"{counts[one]} {one.value}" for one in Result if counts.get(one))
     click.echo(f"Falco {report.engine} on {report.kernel}: {told}")
+    if report.lost:
+        click.echo(f"the machine is busy: Falco lost {report.lost} of its events", err=True)
     if sys.stdout.isatty():
         click.echo(f"{len(report.proofs)} of {len(trial.drills)} rules proven")

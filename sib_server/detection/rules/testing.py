@@ -84,6 +84,7 @@ class Report:
         time: ISO 8601 in UTC.
         verdicts: in the order of the acts.
         proofs: by rule id.
+        lost: events of the whole machine that Falco could not take meanwhile, by its own count.
     """
 
     engine: str
@@ -91,6 +92,7 @@ class Report:
     time: str
     verdicts: tuple[Verdict, ...]
     proofs: Mapping[str, Proof]
+    lost: int = 0
 
 
 def find_falco(given: Path | None) -> Path:
@@ -163,7 +165,7 @@ def prepare(settings: ServerSettings, paths: Sequence[Path], only: Collection[st
     ]
     if not drills:
         raise NothingToTestError(
-            "no rule to test has a drill", "write one beside the rule: see docs/detection.md"
+            "no rule to test has a drill", "write one beside the rule: see docs/drills.md"
         )
     tested = {drill.rule for drill in drills}
     return Trial(
@@ -248,6 +250,7 @@ def run_trial(
     plugins = find_plugins(program)
     with running(trial, program, falco_rules if plugins else None, plugins) as falco:
         verdicts = try_rules(falco, plan(trial.drills, quiet=quiet), trial.ours, done=done)
+        lost = falco.lost()
     kernel, time = platform.release(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     proofs = proven(verdicts, trial.contents, engine=engine, kernel=kernel, time=time)
-    return Report(engine, kernel, time, tuple(verdicts), proofs if quiet else {})
+    return Report(engine, kernel, time, tuple(verdicts), proofs if quiet else {}, lost)

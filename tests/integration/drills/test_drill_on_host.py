@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sib_protocol.drills.engine import Falco, falco_settings
+from sib_protocol.drills.engine import Falco
 from sib_protocol.drills.records import read_drill_event
 from sib_protocol.drills.verdicts import Result
 from sib_protocol.errors import ExitCode
@@ -28,7 +28,7 @@ class HostFalco(Falco):
         self.more = {"file_output": {"enabled": True, "keep_alive": False, "filename": str(events)}}
 
     def settings(self) -> dict[str, object]:
-        return {**falco_settings(), **self.more}
+        return {**super().settings(), **self.more}
 
 
 def test_drills_are_followed_to_the_server(

@@ -124,6 +124,16 @@ def test_what_takes_too_long_or_multiplies_is_ended(contained: bool) -> None:
     assert "sleep 1234567" not in running.stdout
 
 
+def test_processes_that_come_and_go_disturb_nothing() -> None:
+    """What counts an act's processes looks at folders of /proc that vanish meanwhile."""
+    outcome = perform(
+        Act("i=0; while [ $i -lt 600 ]; do (exit 0) & (exit 0); i=$((i+1)); done; wait"),
+        MARK,
+        Bounds(60),
+    )
+    assert outcome.code == 0
+
+
 def test_disk_and_output_are_bounded() -> None:
     outcome = perform(
         Act("for i in 1 2 3 4 5 6 7 8; do head -c 15000000 /dev/zero >/tmp/$i; done\nyes >&2"),

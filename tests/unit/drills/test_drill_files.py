@@ -64,6 +64,7 @@ def test_everything_an_entry_can_say() -> None:
         ("udp/", "sctp/", 12, "is not like"),
         ("    - name: nothing much\n      run", "    - run", 14, "'name' is missing"),
         ('    - name: nothing much\n      run: "true"\n', "    []\n", 14, "everyday acts"),
+        ('run: "true"\n', 'run: "true"\n    - name: nothing much\n      run: id\n', 16, "twice"),
         ("- id", "x: &a 1\n- id", 2, "not valid YAML"),
         ("[python3]", "[*a]", 1, "anchors"),
         ("cat /tmp/x", "cat " + "x" * 9000, 8, "longer than"),
