@@ -178,16 +178,18 @@ def sib_event(
     output: str,
     fields: dict[str, str | int],
     tags: tuple[str, ...] = (),
+    source: str = "sib",
 ) -> bytes:
     """One record that SIB itself makes, as a line in the shape of a Falco alert.
 
     Args:
-        rule: what happened; all of SIB's own begin with ``SIB``.
+        rule: what happened; all of the source ``sib`` begin with ``SIB``.
         priority: how much it matters.
         time_ns: when, in nanoseconds since 1970 UTC.
         output: one sentence for people.
         fields: the data, under ``output_fields``; keys begin with ``sib.``.
-        tags: further ones beside ``sib``.
+        tags: further ones beside ``source``.
+        source: where it comes from; the events of imported rules have their own.
     """
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
     second = datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
@@ -197,8 +199,8 @@ def sib_event(
             "output_fields": fields,
             "priority": priority.value,
             "rule": rule,
-            "source": "sib",
-            "tags": ["sib", *tags],
+            "source": source,
+            "tags": [source, *tags],
             "time": f"{second}.{nanoseconds:09d}Z",
         }
     )

@@ -21,6 +21,7 @@ from sib_server.detection.bundles.metrics import BundleCollector
 from sib_server.detection.bundles.repository import Repository
 from sib_server.detection.bundles.routes import BundleRoutes
 from sib_server.detection.indicators.annotate import Annotator
+from sib_server.detection.sigma.alert_watch import AlertWatch, find_ruler
 from sib_server.events.damage import DamageLog, JournalDamage, damage_event
 from sib_server.events.failures import JournalError
 from sib_server.events.feeding import CommitBell, JournalSource
@@ -156,6 +157,17 @@ class ServerDaemon:
         outbox = Outbox(settings.journal.outbox_directory)
         intake = OutboxIntake(outbox, self._writer, self._journal_id, self._journal_name)
         self._work(intake.run(), "outbox")
+        ruler = find_ruler(settings)
+        if ruler is not None:
+            watch = AlertWatch(
+                ruler,
+                self._writer,
+                (self._journal_id, self._journal_name),
+                fleet.host,
+                directory=settings.sigma.directory,
+                seconds=settings.sigma.alert_seconds,
+            )
+            self._work(watch.run(), "alerts")
         self._work(self._prune(), "prune")
         self._work(self._renew(), "renew")
         self._work(self._report(), "report")

@@ -169,6 +169,14 @@ class SigmaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directory: Annotated[
         Path, Meta(description="Their sources and what they were converted to.")
     ] = Path("/var/lib/sib-server/sigma")
+    alert_seconds: Annotated[
+        int,
+        Meta(
+            ge=5,
+            le=240,
+            description="How often Loki's ruler is asked which rules over logs hold.",
+        ),
+    ] = 15
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -160,7 +160,10 @@ class JournalWriter:
         return await future
 
     async def run(self, function: Callable[[Journal], Result]) -> Result:
-        """Run a function on the journal between two commits; ingest waits for it meanwhile."""
+        """Run a function on the journal between two commits; ingest waits for it meanwhile.
+
+        For maintenance: whoever waits for new events is not told of any that it stores.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         with self._changed:

@@ -99,8 +99,8 @@ def alert_rule(directory: Path) -> None:
     """An alert as imported Sigma rules are, but evaluated each second."""
     alert = Alert(
         name="Somebody read it",
-        expression='sum by (host) (count_over_time({host="web-1"} |= "lab.n" [5m])) > 0',
-        labels=(("severity", "high"), ("sigma_id", str(uuid.UUID(int=7)))),
+        expression='sum by (host) (count_over_time({host="web-1"} |= "was read" [5m])) > 0',
+        labels=(("severity", "high"), ("source", "sigma"), ("sigma_id", str(uuid.UUID(int=7)))),
         annotations=(("summary", "x"),),
     )
     group = {**alert.group(), "interval": "1s"}
@@ -212,14 +212,16 @@ def test_every_program_is_scraped(stack: Stack) -> None:
     until("the server's metrics", lambda: stack.promql('{__name__=~"sib_server_.*"}'))
 
 
-def test_a_sigma_alert_is_loaded_evaluated_and_written_to_prometheus(stack: Stack) -> None:
+def test_a_sigma_alert_is_evaluated_and_becomes_a_metric_and_an_event_and_is_sent_out(
+    stack: Stack,
+) -> None:
     rules = yaml.safe_load(get(f"{stack.loki.url}/loki/api/v1/rules"))
     (group,) = rules["sigma.yaml"]
     assert group["rules"][0]["alert"] == "Somebody read it"
     now = time.time_ns()
     content = {
         "streams": [
-            {"stream": {"host": "web-1"}, "values": [[str(now), "lab.n was read"]]},
+            {"stream": {"host": "web-1"}, "values": [[str(now), "it was read"]]},
         ]
     }
     assert post_json(f"{stack.loki.url}/loki/api/v1/push", content)[0] == 204
@@ -228,6 +230,27 @@ def test_a_sigma_alert_is_loaded_evaluated_and_written_to_prometheus(stack: Stac
     )
     assert found[0]["metric"]["host"] == "web-1"
     assert found[0]["metric"]["alertstate"] in ("pending", "firing")
+
+    arguments = ["events", "search", "--rule", "Somebody read it", "--json"]
+
+    def events() -> list[dict[str, Any]]:
+        done = stack.server.cli(*arguments, check=False)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    until("the alert in the journal", events)
+    until("it in Loki", lambda: stack.logql('{source="sigma"} |= "Somebody read it"'))
+    until(
+        "it at the webhook",
+        lambda: [one for one in stack.webhook.got if one["rule"] == "Somebody read it"],
+    )
+    # It fires still, and says so only once.
+    time.sleep(2 * stack.server.settings.sigma.alert_seconds)
+    (event,) = events()
+    # Its host was enrolled by the test above, where that ran.
+    known = stack.server.cli("host", "list", "--json").stdout
+    assert (event["host_name"] == "web-1") is ('"web-1"' in known)
+    assert event["event"]["priority"] == "Error"
+    assert event["event"]["output_fields"]["sib.host"] == "web-1"
 
 
 def test_the_sigma_stores_own_file_is_one_that_the_ruler_reads(

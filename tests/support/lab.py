@@ -113,6 +113,7 @@ class Server(Daemon):
                 "pki": {"directory": str(directory / "pki")},
                 "journal": {"path": str(directory / "journal" / "journal.db")},
                 "bundles": {"directory": str(directory / "bundles")},
+                "sigma": {"directory": str(directory / "sigma"), "alert_seconds": 5},
                 "detection": {
                     "own_rules": str(directory / "rules.d"),
                     "directory": str(directory / "rules"),

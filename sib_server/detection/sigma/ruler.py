@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 INTERVAL: Final = "1m"
 WINDOW: Final = "5m"
 """How far back each evaluation looks: a line may reach Loki some minutes after it was written."""
+SOURCE: Final = "sigma"
+"""The label ``source`` of imported rules' alerts, and the source of the events that they become."""
 _SEVERITIES: Final = {
     "INFORMATIONAL": "informational",
     "LOW": "low",
@@ -75,7 +77,7 @@ def build_alert(
     techniques = [tag for tag in tags if tag[:1] == "T" and tag[1:5].isdigit()]
     labels = {
         "severity": _SEVERITIES.get(rule.level.name, "medium") if rule.level else "medium",
-        "source": "sigma",
+        "source": SOURCE,
         "sigma_id": identity,
         **({"technique": ",".join(techniques)} if techniques else {}),
     }

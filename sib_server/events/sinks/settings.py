@@ -50,6 +50,7 @@ class LokiSinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = (
         "syscall",
         "sib",
+        "sigma",
         "k8s_audit",
         "aws_cloudtrail",
         "gcp_auditlog",
