@@ -28,6 +28,24 @@ need_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $missing >/dev/null
 }
 
+# debian_prometheus DIR: have Debian's Prometheus in DIR/prometheus. Its package is not installed: it would start a
+# service that listens to everybody.
+debian_prometheus() {
+    [ ! -x "$1/prometheus/prometheus" ] || return 0
+    command -v apt-get >/dev/null 2>&1 || return 1
+    fetched="$(mktemp -d)"
+    (
+        cd "$fetched"
+        apt-get -qq download prometheus 2>/dev/null ||
+            { as_root apt-get -qq update >&2 && apt-get -qq download prometheus; }
+        dpkg-deb -x prometheus_*.deb unpacked
+    ) >&2 || { rm -rf "$fetched"; return 1; }
+    mkdir -p "$1/prometheus"
+    mv "$fetched/unpacked/usr/bin/promtool" "$fetched/unpacked/usr/bin/prometheus" "$1/prometheus/"
+    dpkg-deb -f "$fetched"/prometheus_*.deb Version | sed 's/+.*//' >"$1/prometheus/VERSION"
+    rm -rf "$fetched"
+}
+
 # The newest Python that the server's lock covers.
 find_python() {
     for candidate in python3 python3.13 python3.12 python3.11; do
