@@ -29,6 +29,12 @@ def main() -> int:
     )
     parser.add_argument("--suites", default="bookworm,trixie", help="[default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="[default: %(default)s]")
+    parser.add_argument(
+        "--from",
+        dest="revision",
+        metavar="REVISION",
+        help="begin with packages of this commit [default: of the newest tag, else of this tree]",
+    )
     parser.add_argument("--seed", type=int, help="of that run's instants [default: a new one]")
     given = parser.parse_args()
     if os.geteuid() != 0:
@@ -42,7 +48,7 @@ def main() -> int:
         work = Path(temporary)
         path = built.pythons(work)
         built.build(work / "new", ["server", "agent"], path=path)
-        version = built.previous(work / "old", path)
+        version = built.previous(work / "old", path, given.revision)
         for suite in given.suites.split(","):
             for number in range(given.rounds):
                 say(f"== {suite}, round {number + 1}: from {version}")
@@ -58,7 +64,7 @@ def main() -> int:
         json.dumps(
             {
                 "seed": seed,
-                "from": version,
+                "from": given.revision or version,
                 "rounds": rounds,
                 "power_cuts": cuts,
                 "in_the_middle_of_a_command": middle,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sib_packaging.project import epoch
 from tests.e2e.hosts import base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,13 @@ def build(
     search = os.environ["PATH"] if path is None else f"{path}:{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", "sib_packaging", "--output", str(output), *given, *more, *names],
-        env={**os.environ, "PYTHONPATH": str(tree / "packaging"), "PATH": search},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tree / "packaging"),
+            "PATH": search,
+            # An exported tree knows no commit.
+            "SOURCE_DATE_EPOCH": str(epoch()),
+        },
         capture_output=True,
         text=True,
         timeout=800,
@@ -65,29 +72,35 @@ def build(
     assert done.returncode == 0, done.stderr
 
 
-def previous(output: Path, path: Path) -> str:
-    """Packages of the newest tag, or, as long as there is none, of this tree as version OLDER.
+def previous(output: Path, path: Path, revision: str | None = None) -> str:
+    """Packages of an earlier state.
+
+    Args:
+        output: folder for them.
+        path: as of pythons().
+        revision: which state, built as version OLDER; None: the newest tag as what it is, or, as
+            long as there is none, this tree as version OLDER.
 
     Returns:
         Their version.
     """
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "tag", "--list", "v*", "--sort=-version:refname"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    if not listed:
+    tags = _git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
+    if revision is None and not tags:
         build(output, ["server", "agent"], "--version", OLDER, path=path)
         return OLDER
     tree = output / "tree"
     tree.mkdir(parents=True)
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", listed[0]], capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
-    build(output, ["server", "agent"], tree=tree, path=path)
-    return listed[0].removeprefix("v")
+    archive = _git("archive", revision or tags[0])
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+    version = tags[0].removeprefix("v") if revision is None else OLDER
+    build(output, ["server", "agent"], "--version", version, tree=tree, path=path)
+    return version
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, check=True
+    ).stdout
 
 
 def once(factory: pytest.TempPathFactory, name: str) -> tuple[Path, bool]:
