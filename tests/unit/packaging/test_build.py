@@ -45,6 +45,52 @@ def build(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     )
 
 
+# Every module of SIB's in a package, each with all that it needs, from the package's trees alone.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+home, *packages = sys.argv[1:]
+sys.path[:0] = [f"{home}/{sys.version_info[0]}.{sys.version_info[1]}", f"{home}/common"]
+for package in packages:
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if not module.name.endswith(".__main__") and ".migrations" not in module.name:
+            importlib.import_module(module.name)
+elsewhere = [path for path in sys.path if "site-packages" in path or "dist-packages" in path]
+strange = [
+    module.__file__
+    for module in sys.modules.values()
+    if "-packages/" in (getattr(module, "__file__", None) or "")
+]
+print(len(sys.modules), elsewhere, strange)
+"""
+
+
+def check_pythons(home: Path, *packages: str) -> None:
+    """Every Python of this machine runs what is in the trees, and writes nothing there."""
+    before = sorted(home.rglob("*"))
+    assert find_pythons()
+    for python in find_pythons().values():
+        started = subprocess.run(
+            [python, "-I", "-S", "-B", str(home / "launch.py"), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert home.name in started.stdout
+        done = subprocess.run(
+            [python, "-I", "-S", "-B", "-W", "error", "-c", IMPORT_ALL, str(home), *packages],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{python}: {done.stderr}"
+        count, rest = done.stdout.split(" ", 1)
+        assert int(count) > 200
+        assert rest == "[] []\n"
+    assert sorted(home.rglob("*")) == before
+
+
 def contents(package: Path, target: Path) -> Path:
     if shutil.which("dpkg-deb") is None:
         pytest.skip("dpkg-deb not found: install dpkg")
@@ -166,6 +212,7 @@ def test_the_servers_package_is_complete_and_not_large(build: Build, tmp_path: P
     for unit in (found / "usr/lib/systemd/system").iterdir():
         for place in re.findall(r"(?m)^Documentation=file://(\S+)$", unit.read_text()):
             assert (found / place.removeprefix("/")).is_file(), unit
+    check_pythons(found / "usr/lib/sib-server", *SERVER.own)
     command = (found / "usr/bin/sib-server").read_text()
     assert 'exec "/usr/bin/python$version" -I -S -B ' in command
     # Not one file of the distribution's, nor a place to write to.
@@ -215,6 +262,7 @@ def test_the_agents_package_holds_what_it_should(build: Build, tmp_path: Path) -
     assert all(item["hashes"] and item["licenses"] for item in bill["components"])
     home = found / "usr/lib/sib-agent"
     assert not (home / "common/sib_server").exists()
+    check_pythons(home, *AGENT.own)
     # Of every dependency its licence, and of every Python on this machine the bytecode.
     assert {path.name for path in (doc / "licences").iterdir()} == {
         item["name"] for item in bill["components"]
