@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sib_agent.settings import FalcoSettings
 
 _SECONDS: Final = 60.0
-_MOST_MEMORY: Final = 192 * 1024 * 1024
+# Well below what the agent's unit may take: over that the kernel would end the agent, too.
+_MOST_MEMORY: Final = 96 * 1024 * 1024
 _MOST_ANSWER: Final = 16 * 1024 * 1024
 _TICK: Final = 0.05
 _PAGE: Final = os.sysconf("SC_PAGESIZE")

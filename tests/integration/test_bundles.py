@@ -215,7 +215,7 @@ def test_a_bundle_that_makes_falco_crash_is_taken_back(
     if kind == "real":
         # Falco takes the list, and the unit's bound of memory ends it: as the kernel would.
         unit._memory = _resident_now(unit) + 8 * 2**20
-        items = "".join(f"  - /opt/some/long/path/of/nobody/{n:07d}\n" for n in range(120_000))
+        items = "".join(f"  - /opt/some/long/path/of/nobody/{n:07d}\n" for n in range(60_000))
         text = (
             b"- list: sib_big\n  items:\n"
             + items.encode()
