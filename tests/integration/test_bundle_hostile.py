@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 import time
@@ -25,10 +26,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sib_agent.bundles import pulling
+from sib_agent.bundles.engine import Falco
+from sib_agent.bundles.fetching import Fetched
+from sib_agent.bundles.keeping import BundleKeeper
 from sib_agent.bundles.pulling import UnfitBundleError, UnprovenBundleError, pull
 from sib_agent.bundles.store import BundleStore
+from sib_agent.bundles.watching import WatchLimits
 from sib_agent.client import ServerBusyError, ServerUnreachableError
 from sib_agent.enrollment import enroll, renew
+from sib_agent.settings import FalcoSettings
 from sib_protocol.bundles.archive import LIMITS
 from sib_protocol.identity import IdentityStore
 from sib_protocol.ids import HostName
@@ -211,20 +217,65 @@ def test_without_a_pinned_root_nothing_is_taken_until_it_renews(tmp_path: Path) 
         live.close()
 
 
+def newest(lab: Lab, role: str) -> str:
+    """The name of a role's newest metadata file."""
+    names = [name for name in lab.server.files if name.endswith(f".{role}.json")]
+    return max(names, key=lambda name: int(name.partition(".")[0]))
+
+
 def test_an_older_one(lab: Lab) -> None:
     first = lab.publish()
     old = dict(lab.server.files)
-    time.sleep(1.1)
-    second = lab.publish()
-    lab.pull(second)
+    # Two more: the one before the newest stays signed, for the hosts that the newest harms.
+    lab.publish()
+    lab.pull(lab.publish())
+    new = dict(lab.server.files)
     lab.server.files = old
     refused(lab, first, "version")
     # Also where only the timestamp is new, and it names the old rest.
-    lab.server.files = {
-        **old,
-        "timestamp.json": load_shelf(lab.repository).metadata["timestamp.json"].content,
-    }
+    lab.server.files = {**old, "timestamp.json": new["timestamp.json"]}
     refused(lab, first, "not among the signed targets")
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_an_old_list_behind_a_new_timestamp(lab: Lab, role: str) -> None:
+    """A host that has seen nothing yet: only what the timestamp says keeps it from the old one."""
+    first = lab.publish()
+    old = dict(lab.server.files)
+    old_name = newest(lab, role)
+    for _ in range(2):
+        lab.publish()
+    lab.server.files = {**old, **lab.server.files, newest(lab, role): old[old_name]}
+    refused(lab, first, f"{role} version|{role} v")
+
+
+def test_the_one_before_is_still_signed_and_not_taken_by_a_host_that_went_on(lab: Lab) -> None:
+    """TUF vouches for both halves of a rollout; that a host only goes up is its own rule."""
+    first, second = lab.publish(), lab.publish()
+    keeper = BundleKeeper(
+        lab.store,
+        Falco(FalcoSettings(enabled=False)),
+        lambda wanted: Fetched(lab.pull(wanted.version)),
+        lambda: 0,
+        limits=WatchLimits(comeback_seconds=1.0, probation_seconds=1.0, storm=1000.0),
+        trust=lambda: "root",
+        steady=itertools.count(1000.0, 5.0).__next__,
+    )
+    keeper.open()
+
+    def settle(version: int) -> BundleHealth:
+        keeper.want(WantedBundle(version, (f"{version}.base.tar.gz",)))
+        for _ in range(20):
+            keeper.step()
+        return keeper.health()
+
+    assert settle(second).version == second
+    assert lab.pull(first)
+    health = settle(first)
+    assert health.version == second
+    assert health.ended is not None
+    assert health.ended.reason == f"it is older than bundle {second}, seen before"
+    assert lab.store.disk().current == second
 
 
 def test_an_expired_one(lab: Lab, tmp_path: Path) -> None:
