@@ -6,6 +6,10 @@ one large regular expression is no way out. What is left is a decision tree: a t
 prefix that holds about half of the networks, and the answer leads to one half. Conditions have no
 if-then-else, but ``not (A and not L) and (A or R)`` ends after one test where ``A`` holds and ``L``
 does not, and after two where ``A`` does not hold. A list of some dozens ends a branch.
+
+Of the prefixes on the way down the heavier side, one holds between a third and two thirds: a prefix
+with more than two thirds has a half with more than one. So the tree is never higher than
+log(networks / leaf) to the base 1.5, however the networks lie, and each level is two brackets.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ def _branch(field: str, networks: Sequence[IPNetwork], leaf: int) -> str:
     outside = [n for n in networks if not first <= int(n.network_address) <= last]
     ask = f"{field} = {prefix}"
     yes, no = _branch(field, inside, leaf), _branch(field, outside, leaf)
-    return f"(not ({ask} and not ({yes})) and ({ask} or {no}))"
+    return f"(not ({ask} and not {yes}) and ({ask} or {no}))"
 
 
 def network_condition(field: str, networks: Sequence[IPNetwork], leaf: int = LEAF) -> str:

@@ -41,9 +41,9 @@ from sib_server.detection.rules.conditions import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MAX_DEPTH: Final = 100
-"""Steps into one another, of which a bracket takes five. Falco's own bound is 1,000; nobody who
-writes 20 brackets in brackets can say what they mean."""
+MAX_DEPTH: Final = 250
+"""Steps into one another, of which a bracket takes five. Falco's own bound is 1,000. Nobody who
+writes 50 brackets in brackets can say what they mean; the tree of 50,000 networks may take 36."""
 MAX_LENGTH: Final = 4 * 1024 * 1024
 
 _SPACE: Final = r"\t\n\v\f\r "
@@ -187,26 +187,24 @@ class _Parser:
             self._depth -= 1
 
     def alternatives(self) -> Condition:
-        parts = self._deeper(lambda: self._joined("or", lambda: self._deeper(self._all)))
-        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+        return self._joined("or", self._all, Or)
 
     def _all(self) -> Condition:
-        parts = self._joined("and", lambda: self._deeper(self._negated))
-        return parts[0] if len(parts) == 1 else And(tuple(parts))
+        return self._joined("and", self._negated, And)
 
-    def _joined(self, word: str, part: Callable[[], Condition]) -> list[Condition]:
+    def _joined(self, word: str, part: Callable[[], Condition], kind: type[And | Or]) -> Condition:
         self._blank()
-        parts = [part()]
+        parts = [self._deeper(part)]
         self._blank()
         while self._text_is(word):
             if self._blank():
-                parts.append(part())
+                parts.append(self._deeper(part))
             elif self._text_is("("):
                 parts.append(self._deeper(self._bracketed))
             else:
                 raise self.wrong(f"a blank or `(` is expected after `{word}`")
             self._blank()
-        return parts
+        return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
     def _negated(self) -> Condition:
         self._blank()
@@ -222,7 +220,7 @@ class _Parser:
 
     def _bracketed(self) -> Condition:
         self._blank()
-        inner = self.alternatives()
+        inner = self._deeper(self.alternatives)
         self._blank()
         if not self._text_is(")"):
             raise self.wrong("`)` is expected")

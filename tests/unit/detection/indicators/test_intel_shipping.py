@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +17,11 @@ from sib_server.detection.indicators.aggregate import SPLIT, aggregate, collapse
 from sib_server.detection.indicators.kinds import Kind, Observable, recognise
 from sib_server.detection.indicators.lookups import is_visible, lookup_condition, wire_name
 from sib_server.detection.indicators.merge import Indicator, Sighting
-from sib_server.detection.indicators.networks import network_condition
+from sib_server.detection.indicators.networks import LEAF, network_condition
 from sib_server.detection.indicators.rules import Shipment, Tier, choose, rule_document
 from sib_server.detection.indicators.settings import ShippingSettings
+from sib_server.detection.rules.conditions import checks, values
+from sib_server.detection.rules.parsing import parse
 
 # A corner of the address space, so that things meet often.
 NETWORKS = st.one_of(
@@ -80,15 +85,33 @@ def test_the_tree_says_what_the_list_says(networks: list[Any], leaf: int, host: 
             assert holds(condition, address) == any(address in n for n in members)
 
 
-def test_the_tree_grows_with_the_logarithm() -> None:
-    networks = [ipaddress.ip_network((at << 20, 28)) for at in range(1024)]
-    condition = network_condition("fd.snet", networks, 8)
+def dense(number: int) -> int:
+    return number << 8
+
+
+def scattered(number: int) -> int:
+    return random.Random(number).randrange(1 << 24) << 8
+
+
+def clustered(number: int) -> int:
+    """Ever fewer in ever larger parts of the space: as uneven as prefixes can be."""
+    draw = random.Random(number)
+    part = min(int(draw.expovariate(0.35)), 20)
+    return ((1 << 31 >> part) | draw.randrange(1 << 31 >> part)) & 0xFFFFFF00
+
+
+@pytest.mark.parametrize("place", [dense, scattered, clustered])
+def test_the_tree_grows_with_the_logarithm_and_can_be_compiled(place: Callable[[int], int]) -> None:
+    """As many networks as the settings allow, in every shape: a bundle could not be made else."""
+    firsts = sorted({place(number) for number in range(50_000)})
+    networks = [ipaddress.IPv4Network((first, 24)) for first in firsts]
+    condition = network_condition("fd.snet", networks)
     depth = deepest = 0
     for sign in condition:
         depth += (sign == "(") - (sign == ")")
         deepest = max(deepest, depth)
-    # Seven halvings from 1,024 to 8; each opens three brackets, and the list one.
-    assert deepest <= 3 * 7 + 1
+    assert deepest <= 2 * math.ceil(math.log(len(networks) / LEAF, 1.5)) + 1
+    assert sum(len(values(check)) for check in checks(parse(condition))) >= len(networks)
 
 
 @given(st.lists(st.sampled_from(["a.net", "b.a.net", "c.b.a.net", "xa.net", "d.org"]), max_size=6))
