@@ -133,7 +133,8 @@ def build_component(build: Build, component: Component) -> Path:
         if build.components is not None:
             folder = build.components / component.name
             version = given_version(component, folder)
-            sha256 = checksum(take_given(folder, component.name, home))
+            given = take_given(folder, component.name, build.architecture, home)
+            sha256 = checksum(given)
             texts = given_licences(folder)
             purl = f"pkg:generic/{component.name}@{version}"
         else:

@@ -17,6 +17,8 @@ from sib_packaging.texts import is_licence
 
 # Where a component's program goes, where that is not its home itself.
 _PROGRAM: Final = {"grafana": "bin/grafana", "falco": "bin/falco"}
+# ELF's numbers of the architectures that packages are built for.
+_MACHINES: Final = {"amd64": 62, "arm64": 183}
 # What else of a folder that was given is taken, and where it goes.
 _BESIDE: Final = {
     "falco": {"rules": "etc", "plugins": "share/plugins"},
@@ -36,15 +38,20 @@ def given_version(component: Component, folder: Path) -> str:
         return f"{component.version}~given"
 
 
-def take_given(folder: Path, name: str, home: Path) -> Path:
+def take_given(folder: Path, name: str, architecture: str, home: Path) -> Path:
     """Copy a given program and what belongs to it; returns the program's source.
 
     Raises:
-        PackagingError: it is not there.
+        PackagingError: it is not there, or it is for another architecture.
     """
     program = folder / name
     if not program.is_file():
         raise PackagingError(f"{program} is not there: put the program there, or leave it out")
+    with program.open("rb") as opened:
+        head = opened.read(20)
+    machine = int.from_bytes(head[18:], "little")
+    if head[:4] == b"\x7fELF" and len(head) == 20 and machine != _MACHINES[architecture]:
+        raise PackagingError(f"{program} is not for {architecture}")
     place = home / _PROGRAM.get(name, name)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(program, place)

@@ -22,6 +22,8 @@ from sib_packaging.packages import AGENT, SERVER
 from sib_packaging.trees import find_pythons, plan, unpack
 
 ROOT = Path(__file__).resolve().parents[3]
+# As much of a program as is looked at.
+PROGRAM = b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little")
 LOCK = parse_lock((ROOT / "packaging/components.lock").read_text())
 
 
@@ -29,7 +31,7 @@ LOCK = parse_lock((ROOT / "packaging/components.lock").read_text())
 def build(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path / "components" / "loki"
     folder.mkdir(parents=True)
-    (folder / "loki").write_bytes(b"\x7fELF")
+    (folder / "loki").write_bytes(PROGRAM)
     (folder / "NOTICE").write_text("mind this")
     return Build(
         root=ROOT,
@@ -115,7 +117,7 @@ def test_a_components_package_holds_what_it_should(build: Build, tmp_path: Path)
     assert bill["bomFormat"] == "CycloneDX"
     given = bill["components"][0]
     assert (given["version"], given["purl"]) == ("3.7.8~given", "pkg:generic/loki@3.7.8~given")
-    assert given["hashes"][0]["content"] == hashlib.sha256(b"\x7fELF").hexdigest()
+    assert given["hashes"][0]["content"] == hashlib.sha256(PROGRAM).hexdigest()
     licences = found / "usr/share/doc/sib-loki/licences/loki"
     assert "AFFERO" in (licences / "AGPL-3.0-only.txt").read_text()
     assert (licences / "NOTICE").read_text() == "mind this"
@@ -129,6 +131,8 @@ def test_a_components_package_holds_what_it_should(build: Build, tmp_path: Path)
 def test_a_program_that_is_not_there_is_named(build: Build) -> None:
     with pytest.raises(PackagingError, match="alloy/alloy is not there"):
         build_component(build, LOCK["alloy"])
+    with pytest.raises(PackagingError, match="loki/loki is not for arm64"):
+        build_component(replace(build, architecture="arm64"), LOCK["loki"])
     fetching = replace(build, components=None, architecture="arm64")
     with pytest.raises(PackagingError, match=r"alloy 1\.18\.1 on arm64"):
         build_component(fetching, LOCK["alloy"])
