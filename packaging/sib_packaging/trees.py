@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sib_packaging.errors import PackagingError
+from sib_packaging.fetch import checksum
 from sib_packaging.texts import is_licence
 
 PYTHONS: Final = ("3.11", "3.12", "3.13")
@@ -27,6 +28,10 @@ COMMON: Final = "common"
 _PLATFORMS: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 # Of these there is no wheel; they are pure Python, and built here.
 _SOURCE_ONLY: Final = ("sdnotify",)
+# Changed when what is kept beside the wheels does.
+_LAYOUT: Final = b"2"
+# Ends the name of a file beside a wheel that was built here: the checksum of what it was built of.
+_SOURCE: Final = ".source"
 # What modules are made of and checked with, and no Python reads.
 _SOURCES: Final = frozenset({".c", ".h", ".pxd", ".pxi", ".pyi", ".pyx"})
 
@@ -40,7 +45,7 @@ class Distribution:
         version: as released.
         licence: as its metadata says, or ''.
         texts: name -> licence text.
-        sha256: of the wheel.
+        sha256: of the archive that the lock names.
     """
 
     name: str
@@ -92,7 +97,7 @@ def fetch_wheels(lock: Path, architecture: str, cache: Path) -> dict[str, list[P
     Raises:
         PackagingError: pip cannot.
     """
-    stamp = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    stamp = hashlib.sha256(_LAYOUT + lock.read_bytes()).hexdigest()[:16]
     wheels = {}
     for version in PYTHONS:
         target = cache / "wheels" / f"{lock.stem}-{stamp}-{architecture}-{version}"
@@ -120,12 +125,15 @@ def _download(lock: Path, architecture: str, version: str, target: Path) -> None
         *("--requirement", str(lock), "--dest", str(target)),
     )
     for source in target.glob("*.tar.gz"):
+        known = set(target.glob("*.whl"))
         _pip(
             *("wheel", "--no-deps", "--no-index", "--no-build-isolation"),
             *("--wheel-dir", str(target), str(source)),
         )
+        for wheel in set(target.glob("*.whl")) - known:
+            wheel.with_name(wheel.name + _SOURCE).write_text(checksum(source))
         source.unlink()
-    if strange := [path.name for path in target.iterdir() if path.suffix != ".whl"]:
+    if strange := [path.name for path in target.iterdir() if path.suffix not in {".whl", _SOURCE}]:
         raise PackagingError(f"pip left {', '.join(strange)}, which is no wheel")
 
 
@@ -185,8 +193,14 @@ def unpack(wheel: Path, target: Path) -> Distribution:
         or _field(head, "License")
         or _field(head, "Classifier: License :: OSI Approved :"),
         texts=texts,
-        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        sha256=_published_checksum(wheel),
     )
+
+
+def _published_checksum(wheel: Path) -> str:
+    """Of what is locked: the wheel, or the source that it was built of here."""
+    source = wheel.with_name(wheel.name + _SOURCE)
+    return source.read_text() if source.is_file() else checksum(wheel)
 
 
 def _field(head: str, name: str) -> str:
