@@ -4,8 +4,10 @@ Falco compares ``fd.snet in (...)`` with one network after the other, a few nano
 every further test costs as much as dozens of those. Values longer than 255 bytes are refused, so
 one large regular expression is no way out. What is left is a decision tree: a test asks for the
 prefix that holds about half of the networks, and the answer leads to one half. Conditions have no
-if-then-else, but ``not (A and not L) and (A or R)`` ends after one test where ``A`` holds and ``L``
-does not, and after two where ``A`` does not hold. A list of some dozens ends a branch.
+if-then-else, but ``(A or R) and not (A and not L)`` asks once where neither ``A`` nor ``R`` holds,
+and twice where ``A`` does. Networks stand close together, so the prefix around half of them is the
+smaller part of all addresses, and most connections lie outside. A list of some dozens ends a
+branch.
 
 Of the prefixes on the way down the heavier side, one holds between a third and two thirds: a prefix
 with more than two thirds has a half with more than one. So the tree is never higher than
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from sib_server.detection.indicators.exclusions import IPNetwork
 
-LEAF: Final = 96
+LEAF: Final = 48
 """So many networks are compared one by one at the end of a branch; measured, see the docs."""
 
 
@@ -72,7 +74,7 @@ def _branch(field: str, networks: Sequence[IPNetwork], leaf: int) -> str:
     outside = [n for n in networks if not first <= int(n.network_address) <= last]
     ask = f"{field} = {prefix}"
     yes, no = _branch(field, inside, leaf), _branch(field, outside, leaf)
-    return f"(not ({ask} and not {yes}) and ({ask} or {no}))"
+    return f"(({ask} or {no}) and not ({ask} and not {yes}))"
 
 
 def network_condition(field: str, networks: Sequence[IPNetwork], leaf: int = LEAF) -> str:
