@@ -25,6 +25,7 @@ from sib_packaging.given import (
     take,
     take_given,
 )
+from sib_packaging.gomodules import go_modules
 from sib_packaging.manual import manual_files
 from sib_packaging.packages import Package, component_package
 from sib_packaging.sbom import Material, render
@@ -146,7 +147,11 @@ def build_component(build: Build, component: Component) -> Path:
             purl = _purl(component)
         texts = {**_known_texts(build, component.licence), **texts}
         _write(stage / "usr/share/doc" / package.name / "licences" / component.name, texts)
-        material = Material(component.name, version, purl, component.licence, sha256)
+        materials = [Material(component.name, version, purl, component.licence, sha256)]
+        for path in sorted(path for path in home.rglob("*") if path.is_file()):
+            materials += [
+                Material(part.path, part.version, part.purl, "", "") for part in go_modules(path)
+            ]
         return _pack(
             build,
             package,
@@ -154,7 +159,7 @@ def build_component(build: Build, component: Component) -> Path:
             licence=component.licence,
             source=component.source,
             stage=stage,
-            materials=[material],
+            materials=list(dict.fromkeys(materials)),
         )
 
 

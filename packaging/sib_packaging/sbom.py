@@ -48,7 +48,9 @@ def render(package: str, version: str, materials: Sequence[Material], epoch: int
 
 def _component(material: Material) -> dict[str, object]:
     entry: dict[str, object] = {
-        "type": "library" if material.purl.startswith("pkg:pypi/") else "application",
+        "type": "library"
+        if material.purl.startswith(("pkg:pypi/", "pkg:golang/"))
+        else "application",
         "bom-ref": material.purl,
         "name": material.name,
         "version": material.version,
