@@ -157,6 +157,23 @@ def test_from_installation_to_a_found_event(
         assert host.do("find", home, "-newer", "/etc/hosts", "-name", "*.pyc") == ""
 
 
+def test_systemd_has_nothing_to_say_and_the_sandbox_holds(place: Site) -> None:
+    for host, service in ((place.server, "sib-server"), (place.agents[0], "sib-agent")):
+        units = host.do("sh", "-c", "ls /usr/lib/systemd/system/sib-*").split()
+        done = host.try_("systemd-analyze", "verify", "--man=no", *units)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+        pid = host.do("systemctl", "show", "-P", "MainPID", service).strip()
+        status = host.do("cat", f"/proc/{pid}/status")
+        for line in ("CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+            assert line in status, status
+        # Its own view: nothing to write to but its state, and no devices or homes.
+        for place_, writable in (("/usr", False), ("/etc", False), (f"/var/lib/{service}", True)):
+            mounts = host.do("cat", f"/proc/{pid}/mountinfo").splitlines()
+            options = [line.split()[5] for line in mounts if line.split()[4] == place_]
+            root = [line.split()[5] for line in mounts if line.split()[4] == "/"]
+            assert (options or root)[-1].startswith("rw" if writable else "ro"), (place_, mounts)
+
+
 def found(server: Host, *filters: str) -> list[dict[str, object]]:
     return search(server, "--text", "e2e web-", *filters)
 
