@@ -98,6 +98,7 @@ def find_falco(settings: FalcoSettings) -> FalcoFiles:
         (home / "bin/falco").is_file(),
         stock if stock.is_file() else None,
         plugin if plugin.is_file() else None,
+        os.cpu_count() or 1,
     )
 
 

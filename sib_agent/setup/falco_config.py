@@ -7,6 +7,7 @@ the others, and which one that is would depend on which sets are loaded.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,9 @@ _CONTAINER_FIELDS: Final = (
 )
 
 
+_MOST_BUFFERS: Final = 8
+
+
 @dataclass(frozen=True, slots=True)
 class FalcoFiles:
     """What of Falco is on the host.
@@ -74,11 +78,13 @@ class FalcoFiles:
         stock_rules: Falco's own rules, or ``None``.
         container_plugin: the plugin that names containers, or ``None``; Falco's own rules cannot
             be loaded without it.
+        cores: of the host.
     """
 
     program: bool
     stock_rules: Path | None
     container_plugin: Path | None
+    cores: int = 1
 
 
 def probe_path(settings: FalcoSettings) -> Path:
@@ -111,7 +117,11 @@ def render_falco(settings: AgentSettings, found: FalcoFiles) -> str:
         "watch_config_files": True,
         "engine": {
             "kind": "modern_ebpf",
-            "modern_ebpf": {"buf_size_preset": falco.buffer_preset, "cpus_for_each_buffer": 2},
+            "modern_ebpf": {
+                "buf_size_preset": falco.buffer_preset,
+                # The unit's bound of memory holds for the kernel's buffers, too.
+                "cpus_for_each_buffer": max(2, math.ceil(found.cores / _MOST_BUFFERS)),
+            },
         },
         "json_output": True,
         "json_include_output_property": True,

@@ -107,6 +107,16 @@ def test_an_edit_outlives_an_upgrade_and_is_told(enrolled: Host) -> None:
     assert "buf_size_preset: 5" in enrolled.do("cat", "/etc/sib/falco.yaml")
 
 
+def switch_bundle(host: Host, version: int, rules: str) -> None:
+    """As the bundle client: the agent's user, who has no power over Falco."""
+    script = (
+        f"set -e; cd /var/lib/sib-agent/bundles; mkdir -p {version}/rules;"
+        f" cat >{version}/rules/50-x.yaml; ln -s {version} .new; mv -T .new current"
+    )
+    host.do("setpriv", "--reuid=sib-agent", "--regid=sib-agent", "--clear-groups",
+            "sh", "-c", script, stdin=rules)  # fmt: skip
+
+
 def test_falco_sees_under_its_unit_and_takes_up_a_bundle(enrolled: Host) -> None:
     component("falco", "falco")
     install(enrolled, "sib-falco")
@@ -130,13 +140,7 @@ def test_falco_sees_under_its_unit_and_takes_up_a_bundle(enrolled: Host) -> None
         ' "priority": "NOTICE", "condition": "evt.type in (execve, execveat)'
         ' and evt.res = SUCCESS and proc.args = marker-of-a-bundle"}]'
     )
-    script = (
-        "set -e; cd /var/lib/sib-agent/bundles; mkdir -p 7/rules; cat >7/rules/50-x.yaml;"
-        " ln -s 7 .new; mv -T .new current"
-    )
-    # As the bundle client: the agent's user, who has no power over Falco.
-    enrolled.do("setpriv", "--reuid=sib-agent", "--regid=sib-agent", "--clear-groups",
-                "sh", "-c", script, stdin=rule)  # fmt: skip
+    switch_bundle(enrolled, 7, rule)
 
     def fires() -> bool:
         enrolled.do("/bin/true", "marker-of-a-bundle")
@@ -144,6 +148,32 @@ def test_falco_sees_under_its_unit_and_takes_up_a_bundle(enrolled: Host) -> None
 
     wait("the bundle's rule to fire", fires, 60)
     assert not enrolled.do("systemctl", "--failed", "--no-legend").strip()
+
+
+def test_a_falco_that_systemd_gave_up_is_started_with_the_next_bundle(enrolled: Host) -> None:
+    component("falco", "falco")
+    unit = "sib-falco.service"
+    quick = "/run/systemd/system/sib-falco.service.d/quick.conf"
+    enrolled.do("sh", "-c", f"mkdir -p {Path(quick).parent}; cat >{quick}",
+                stdin="[Service]\nRestartSec=100ms\n[Unit]\nStartLimitBurst=3\n")  # fmt: skip
+    enrolled.do("systemctl", "daemon-reload")
+
+    def state() -> str:
+        return enrolled.try_("systemctl", "is-active", unit).stdout.strip()
+
+    switch_bundle(enrolled, 8, "[{rule: It cannot be loaded}]")
+    wait("systemd to give up", lambda: state() == "failed", 60)
+    switch_bundle(enrolled, 9, "[]")
+    wait("Falco to be started", lambda: state() == "active", 60)
+    # What somebody stopped is not started behind their back.
+    enrolled.do("systemctl", "stop", unit)
+    switch_bundle(enrolled, 10, "[]")
+    told = "/run/sib-falco/reloaded"
+    wait("the switch to be taken up", lambda: "10" in enrolled.do("cat", told), 60)
+    assert state() == "inactive"
+    enrolled.do("rm", quick)
+    enrolled.do("systemctl", "daemon-reload")
+    enrolled.do("systemctl", "start", unit)
 
 
 def test_alloy_ships_under_its_unit(enrolled: Host) -> None:

@@ -6,7 +6,6 @@ Either the real one, from ``SIB_COMPONENTS``, or the strict fake of :mod:`tests.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -88,18 +87,22 @@ class FalcoUnit:
                 self._launch()
             if self._target() != seen and self._process is not None:
                 seen = self._target()
-                with suppress(ProcessLookupError):
-                    self._process.send_signal(signal.SIGHUP)
+                self._end(self._process)
+                self._launch()
             if self._over_memory():
                 self._process_or_fail().kill()
             self._stop.wait(0.2)
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._end(self._process)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _process_or_fail(self) -> subprocess.Popen[bytes]:
         assert self._process is not None

@@ -217,7 +217,7 @@ def test_a_look_that_takes_too_long_or_too_much_is_ended(tmp_path: Path) -> None
         assert "MiB of memory" in str(falco.validate([]).reason)
     (tmp_path / "sib-falco" / "bin" / "falco").write_bytes(b"\x7fELFnot")
     assert "cannot be run" in str(falco.validate([]).reason)
-    assert module._resident(2**22 + 1) == 0
+    assert module._own_memory(2**22 + 1) == 0
     falco = Falco(FalcoSettings(enabled=False))
     assert (falco.look(), falco.program, falco.validate([]).looked) == (None, None, False)
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,6 +55,13 @@ def settings(text: str) -> AgentSettings:
 def falco(made: AgentSettings, found: FalcoFiles = WHOLE) -> dict[str, object]:
     tree: dict[str, object] = yaml.safe_load(render_falco(made, found))
     return tree
+
+
+@pytest.mark.parametrize(("cores", "each"), [(1, 2), (16, 2), (17, 3), (256, 32)])
+def test_the_kernels_buffers_stay_below_the_units_bound(cores: int, each: int) -> None:
+    engine: Any = falco(AgentSettings(), replace(WHOLE, cores=cores))["engine"]
+    assert engine["modern_ebpf"]["cpus_for_each_buffer"] == each
+    assert math.ceil(cores / each) * 8 <= 64  # MiB, of the preset
 
 
 def test_every_stream_that_sigma_rules_look_into_is_shipped_under_its_name() -> None:
