@@ -14,7 +14,7 @@ from sib_protocol.console import print_json, printable
 from sib_protocol.errors import ExitCode, SibError
 from sib_protocol.files import sync_directory, write_synced
 from sib_server.cli.context import ServerContext, pass_server
-from sib_server.cli.views import iso_ns
+from sib_server.cli.times import iso_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,8 @@ import click
 
 from sib_protocol.console import print_json
 from sib_server.cli.context import ServerContext, pass_server
-from sib_server.cli.views import authority_view, iso, iso_ns, lines, server_certificate_view
+from sib_server.cli.times import iso, iso_ns
+from sib_server.cli.views import authority_view, lines, server_certificate_view
 from sib_server.pki.authority import Authority
 
 

@@ -14,7 +14,7 @@ import yaml
 from sib_protocol.console import SibGroup, print_json, print_table, printable
 from sib_protocol.errors import ExitCode
 from sib_server.cli.context import ServerContext, pass_server
-from sib_server.cli.views import iso
+from sib_server.cli.times import iso
 from sib_server.detection.rules.findings import Severity
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sib_protocol.console import print_json, print_table, printable
 from sib_protocol.errors import FileAccessError
 from sib_protocol.files import write_atomic
 from sib_server.cli.context import ServerContext, pass_server
-from sib_server.cli.views import iso_ns
+from sib_server.cli.times import iso_ns
 from sib_server.detection.attack.matrix import shipped
 from sib_server.detection.rules.compile import load
 from sib_server.detection.rules.coverage import coverage as covered

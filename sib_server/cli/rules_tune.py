@@ -14,7 +14,7 @@ from sib_protocol.console import print_json, print_table, printable
 from sib_protocol.errors import ExitCode, SibError
 from sib_protocol.ids import EventId
 from sib_server.cli.context import ServerContext, pass_server
-from sib_server.cli.views import iso
+from sib_server.cli.times import iso
 from sib_server.detection.rules.compile import load
 from sib_server.detection.rules.decisions import with_tuning, without_tunings
 from sib_server.detection.rules.selecting import find_rule

@@ -18,6 +18,16 @@ _EPOCH: Final = re.compile(r"(\d{9,11})(?:\.(\d{1,9}))?", re.ASCII)
 _LAST_SECOND: Final = 9_000_000_000
 
 
+def iso(seconds: float) -> str:
+    """A time in seconds since 1970 UTC as ISO 8601, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def iso_ns(nanoseconds: int | None) -> str | None:
+    """The same from nanoseconds, where there is one."""
+    return None if nanoseconds is None else iso(nanoseconds // 10**9)
+
+
 def parse_moment(text: str, now_ns: int) -> int:
     """Nanoseconds since 1970 UTC of ``1h30m`` (before now), ISO 8601, epoch seconds or ``now``.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from sib_protocol.renewal import renewal_time
+from sib_server.cli.times import iso, iso_ns
 from sib_server.pki.peer import serial_text
 
 if TYPE_CHECKING:
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from sib_server.fleet.hosts import HostRecord
     from sib_server.pki.authority import Authority, ServerCertificate
     from sib_server.pki.tokens import TokenRecord
-
-
-def iso(seconds: float) -> str:
-    """A time in seconds since 1970 UTC as ISO 8601, whole seconds."""
-    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat().replace("+00:00", "Z")
-
-
-def iso_ns(nanoseconds: int | None) -> str | None:
-    """The same from nanoseconds, where there is one."""
-    return None if nanoseconds is None else iso(nanoseconds // 10**9)
 
 
 def host_view(host: HostRecord, state: HealthState) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from sib_protocol.bundles.archive import LIMITS
 from sib_protocol.identity import IdentityStore
 from sib_protocol.ids import HostName
 from sib_protocol.messages import BundleHealth, WantedBundle
-from sib_server.detection.bundles.metadata import Expiries
+from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.publishing import Content, Publisher, make_content
 from sib_server.detection.bundles.repository import Repository
 from sib_server.detection.bundles.shelf import load_shelf

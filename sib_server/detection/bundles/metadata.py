@@ -7,14 +7,14 @@ put back from a backup goes on above what hosts have seen, instead of looking li
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
 from tuf.api.metadata import MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import timedelta
 
     from securesystemslib.signer import Key
     from tuf.api.metadata import Signed
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 
 ONLINE_ROLES: Final = ("targets", "snapshot", "timestamp")
 """The roles whose keys the running server needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expiries:
-    """How long the metadata of each role are valid from their signing on."""
-
-    root: timedelta = field(default=timedelta(days=1826))
-    targets: timedelta = field(default=timedelta(days=90))
-    snapshot: timedelta = field(default=timedelta(days=14))
-    timestamp: timedelta = field(default=timedelta(days=2))
-
-    def of(self, role: str) -> timedelta:
-        """A role's."""
-        found: timedelta = getattr(self, role)
-        return found
 
 
 def whole_seconds(now_ns: int) -> datetime:

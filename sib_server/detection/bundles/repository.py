@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from sib_protocol.errors import FileAccessError
 from sib_protocol.files import write_atomic
 from sib_server.detection.bundles import metadata as plan
+from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.failures import (
     RepositoryBusyError,
     RepositoryDamagedError,
@@ -60,7 +61,7 @@ class Repository:
     def __init__(
         self,
         directory: Path,
-        expiries: plan.Expiries | None = None,
+        expiries: Expiries | None = None,
         *,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -68,7 +69,7 @@ class Repository:
         self.metadata = directory / "metadata"
         self.archives = directory / "archives"
         self.keys = KeyStore(directory / "keys")
-        self._expiries = expiries or plan.Expiries()
+        self._expiries = expiries or Expiries()
         self._clock = clock
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sib_server.detection.bundles.metadata import Expiries
+from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.rollout import RolloutPolicy
 
 Days = Annotated[float, Meta(ge=0.01, le=36500)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.effective import full_condition
 from sib_server.detection.rules.findings import Finding, LintName
@@ -23,7 +24,6 @@ from sib_server.detection.rules.items import (
 from sib_server.detection.rules.parsing import ConditionError, parse
 from sib_server.detection.rules.resolving import ResolveError, Resolver, list_items
 from sib_server.detection.rules.writing import write
-from sib_server.detection.sigma.falco_rule import dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -22,15 +22,28 @@ def layer(found: Coverage, name: str) -> dict[str, Any]:
         name: of the layer.
     """
     counts = found.counts()
+    shown = [
+        (tactic.tactic.tag, one)
+        for tactic in found.tactics
+        for one in tactic.techniques
+        if one.rules or one.off
+    ]
+    # The Navigator hides what is of no platform of these: scans, the cloud's storage.
+    linux = all(one.technique.linux for _, one in shown)
     return {
         "name": name,
-        "versions": {"attack": found.version, "navigator": _NAVIGATOR, "layer": LAYER},
+        # It knows versions by the number before the point alone.
+        "versions": {
+            "attack": found.version.partition(".")[0],
+            "navigator": _NAVIGATOR,
+            "layer": LAYER,
+        },
         "domain": "enterprise-attack",
         "description": (
             f"{counts.with_rule} techniques and sub-techniques with a rule, {counts.proven} proven "
             f"by a drill, {counts.fired} fired. ATT&CK {found.version}. {found.notice}"
         ),
-        "filters": {"platforms": ["Linux", "Containers"]},
+        **({"filters": {"platforms": ["Linux", "Containers"]}} if linux else {}),
         "sorting": 0,
         "layout": {
             "layout": "side",
@@ -39,12 +52,7 @@ def layer(found: Coverage, name: str) -> dict[str, Any]:
             "expandedSubtechniques": "annotated",
         },
         "hideDisabled": False,
-        "techniques": [
-            _technique(one, tactic.tactic.tag)
-            for tactic in found.tactics
-            for one in tactic.techniques
-            if one.rules or one.off
-        ],
+        "techniques": [_technique(one, tactic) for tactic, one in shown],
         "gradient": {"colors": list(_COLOURS), "minValue": _HAS_RULE, "maxValue": _PROVEN},
         "legendItems": [
             {"label": "has a rule", "color": _COLOURS[0]},

@@ -13,6 +13,7 @@ same order of trial. The grammar, from loose to tight::
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sib_server.detection.rules.conditions import (
@@ -76,6 +77,8 @@ class ConditionError(ValueError):
         self.reason = reason
 
 
+# Ids, lints and the writer each ask for every condition.
+@lru_cache(maxsize=2048)
 def parse(text: str) -> Condition:
     """Read a condition.
 

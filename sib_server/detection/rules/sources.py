@@ -16,7 +16,7 @@ from sib_server.detection.rules.findings import Finding, LintName, Place, ordere
 from sib_server.detection.rules.indicators import indicator_rules
 from sib_server.detection.rules.reading import read_items
 from sib_server.detection.rules.sidecars import SUFFIX, Sidecar, read_sidecars
-from sib_server.detection.sigma.store import SigmaStore
+from sib_server.detection.sigma.layout import falco_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +77,7 @@ def read_sources(settings: ServerSettings) -> Sources:
     if not shipped_paths:
         raise NoRulesError(shipped_folder)
     shipped = _read(shipped_paths, Origin.SIB)
-    sigma_file = SigmaStore(settings.sigma.directory).falco_file
+    sigma_file = falco_file(settings.sigma.directory)
     sigma = _read([sigma_file] if sigma_file.is_file() else [], Origin.SIGMA)
     own = _read(rules_paths(detection.own_rules), Origin.OWN)
     indicators = _indicators(settings)

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
+from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.sigma.condition import And, Check, Node, Not, Or, render
 
 if TYPE_CHECKING:
@@ -179,18 +178,3 @@ def _with_lists(node: Node, lists: dict[tuple[str, ...], str], prefix: str) -> N
         return node
     name = lists.setdefault(node.values, f"{prefix}_{len(lists) + 1}")
     return Check(node.left, "in", (name,), bare=True)
-
-
-class _Dumper(yaml.CSafeDumper):
-    """No aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write repeated values out."""
-        _ = data
-        return True
-
-
-def dump_yaml(document: Any) -> str:
-    """YAML in the order given."""
-    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sib_server.detection.sigma.falco_rule import dump_yaml
+from sib_server.detection.dumping import dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

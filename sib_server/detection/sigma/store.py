@@ -25,9 +25,11 @@ import msgspec
 
 from sib_protocol.errors import FileAccessError
 from sib_protocol.files import sync_directory, write_atomic
+from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.sigma.convert import Conversion, Target
 from sib_server.detection.sigma.errors import UnknownRuleError
-from sib_server.detection.sigma.falco_rule import ENGINE, dump_yaml
+from sib_server.detection.sigma.falco_rule import ENGINE
+from sib_server.detection.sigma.layout import falco_file
 from sib_server.detection.sigma.ruler import ruler_document
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ class SigmaStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.rules = directory / "rules"
-        self.falco_file = directory / "falco" / "sigma.yaml"
+        self.falco_file = falco_file(directory)
         self.ruler_file = directory / "ruler" / "sigma.yaml"
 
     def load(self) -> dict[str, StoredRule]:

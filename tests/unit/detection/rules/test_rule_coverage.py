@@ -113,9 +113,10 @@ def test_a_layer_is_what_the_navigator_reads(place: Place) -> None:
     told = place.run("coverage", "--navigator", str(file))
     assert "layer written" in told.output
     layer = json.loads(file.read_text())
-    assert layer["versions"] == {"attack": "18.1", "navigator": "5.2.0", "layer": "4.5"}
+    assert layer["versions"] == {"attack": "18", "navigator": "5.2.0", "layer": "4.5"}
     assert layer["domain"] == "enterprise-attack"
     assert "MITRE" in layer["description"]
+    assert layer["filters"]["platforms"] == ["Linux", "Containers"]
     found = {one["techniqueID"]: one for one in layer["techniques"]}
     assert found["T1003.008"]["score"] == 100
     assert found["T1003.008"]["tactic"] == "credential-access"
@@ -123,6 +124,13 @@ def test_a_layer_is_what_the_navigator_reads(place: Place) -> None:
     assert found["T1059"]["enabled"] is False
     assert "score" not in found["T1059"]
     place.run("coverage", "--navigator", str(place.root / "no" / "x"), code=ExitCode.FILE_ACCESS)
+    # What the cloud's platforms have would be hidden.
+    cloud = OURS.replace("credential_access", "discovery").replace("T1003.008", "T1580")
+    place.write("own/cloud.yaml", cloud.replace("Ours", "Cloud").replace("ours_", "cloud_"))
+    place.run("coverage", "--navigator", str(file))
+    layer = json.loads(file.read_text())
+    assert "T1580" in {one["techniqueID"] for one in layer["techniques"]}
+    assert "filters" not in layer
 
 
 def test_the_table_has_every_tactic_and_a_total(place: Place) -> None:

@@ -22,13 +22,14 @@ from sib_protocol.bundles.archive import unpack
 from sib_protocol.errors import FileAccessError
 from sib_protocol.ids import HostId, new_host_id
 from sib_server.detection.bundles import repository as module
+from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.failures import (
     RepositoryDamagedError,
     RepositoryMissingError,
     UnknownReleaseError,
 )
 from sib_server.detection.bundles.keys import KeyFileError, KeyMissingError, load_key
-from sib_server.detection.bundles.metadata import Expiries, whole_seconds
+from sib_server.detection.bundles.metadata import whole_seconds
 from sib_server.detection.bundles.publishing import Publisher, make_content
 from sib_server.detection.bundles.releases import Stage
 from sib_server.detection.bundles.repository import Repository
