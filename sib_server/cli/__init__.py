@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +63,6 @@ def main(ctx: click.Context, config: Path | None) -> None:
       eval "$(_SIB_SERVER_COMPLETE=bash_source sib-server)"
     """
     # A file that was named has to be there; without the usual one, the defaults hold.
-    settings = load_server_settings(config or DEFAULT_PATH, needed=config is not None)
-    ctx.obj = ServerContext(settings, config or DEFAULT_PATH)
+    path, needed = config or DEFAULT_PATH, config is not None
+    ctx.obj = ServerContext(partial(load_server_settings, path, needed=needed), path)
     ctx.call_on_close(ctx.obj.close)

@@ -16,7 +16,7 @@ import click
 from sib_server.settings import DEFAULT_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sib_server.detection.bundles.repository import Repository
@@ -32,13 +32,20 @@ class ServerContext:
     """What ``ctx.obj`` is under every command of sib-server.
 
     Args:
-        settings: from the settings files.
+        load_settings: reads the settings files; a command's help is there without.
         settings_file: the main one of them, which need not be there.
     """
 
-    def __init__(self, settings: ServerSettings, settings_file: Path = DEFAULT_PATH) -> None:
-        self.settings = settings
+    def __init__(
+        self, load_settings: Callable[[], ServerSettings], settings_file: Path = DEFAULT_PATH
+    ) -> None:
+        self._load_settings = load_settings
         self.settings_file = settings_file
+
+    @cached_property
+    def settings(self) -> ServerSettings:
+        """The settings."""
+        return self._load_settings()
 
     @cached_property
     def machine(self) -> str:

@@ -14,6 +14,7 @@ import yaml
 from sib_protocol.console import SibGroup, print_json, print_table, printable
 from sib_protocol.errors import ExitCode
 from sib_server.cli.context import ServerContext, pass_server
+from sib_server.cli.rules_parameters import RULE, SOURCE, TACTIC
 from sib_server.cli.times import iso
 from sib_server.detection.rules.findings import Severity
 
@@ -51,9 +52,9 @@ def rules() -> None:
 
 @rules.command("list")
 @click.argument("text", required=False)
-@click.option("--source", help="Only of sib, own, sigma, intel or falco.")
+@click.option("--source", type=SOURCE, help="Only of this source.")
 @click.option("--technique", help="Only of this technique; T1003 finds T1003.008 too.")
-@click.option("--tactic", help="Only of this tactic, such as credential_access.")
+@click.option("--tactic", type=TACTIC, help="Only of this tactic, such as credential_access.")
 @click.option("--disabled", is_flag=True, help="Only rules that are switched off.")
 @click.option("--undrilled", is_flag=True, help="Only rules without a drill.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -81,7 +82,7 @@ def list_(  # noqa: PLR0917 - as many as it has options
         for entry in _entries(server)
         if (text is None or text.lower() in f"{entry.id}\n{entry.rule.name}".lower())
         and (source is None or entry.rule.origin.value == source)
-        and (tactic is None or tactic.removeprefix("mitre_") in entry.tactics)
+        and (tactic is None or tactic in entry.tactics)
         and (
             technique is None
             or any(one == technique or one.startswith(f"{technique}.") for one in entry.techniques)
@@ -113,7 +114,7 @@ def list_(  # noqa: PLR0917 - as many as it has options
 
 
 @rules.command()
-@click.argument("rule")
+@click.argument("rule", type=RULE)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @pass_server
 def show(server: ServerContext, rule: str, as_json: bool) -> None:
@@ -252,7 +253,7 @@ def compile_(server: ServerContext, out: Path, replace: bool, as_json: bool) -> 
 
 
 @rules.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, type=RULE)
 @click.option("--dry-run", is_flag=True, help="Only show which rules it is about.")
 @pass_server
 def enable(server: ServerContext, names: tuple[str, ...], dry_run: bool) -> None:
@@ -267,7 +268,7 @@ def enable(server: ServerContext, names: tuple[str, ...], dry_run: bool) -> None
 
 
 @rules.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, type=RULE)
 @click.option("--dry-run", is_flag=True, help="Only show which rules it is about.")
 @pass_server
 def disable(server: ServerContext, names: tuple[str, ...], dry_run: bool) -> None:

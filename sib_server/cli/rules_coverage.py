@@ -12,6 +12,7 @@ from sib_protocol.console import print_json, print_table, printable
 from sib_protocol.errors import FileAccessError
 from sib_protocol.files import write_atomic
 from sib_server.cli.context import ServerContext, pass_server
+from sib_server.cli.rules_parameters import SOURCE, TACTIC
 from sib_server.cli.times import iso_ns
 from sib_server.detection.attack.matrix import shipped
 from sib_server.detection.rules.compile import load
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("tactic", required=False)
+@click.argument("tactic", type=TACTIC, required=False)
 @click.option("--missing", is_flag=True, help="With TACTIC: its techniques without a rule, too.")
-@click.option(
-    "--source", multiple=True, help="Only rules of sib, own, sigma, intel or falco; repeatable."
-)
+@click.option("--source", type=SOURCE, multiple=True, help="Only rules of this; repeatable.")
 @click.option(
     "--navigator",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -78,7 +77,7 @@ def coverage(  # noqa: PLR0917 - as many as it has options
     else:
         fired = {rule: str(iso_ns(time)) for rule, time in times.items()}
     found = covered(shipped(), entries, proof_files(settings.detection), fired)
-    chosen = _chosen(found, tactic) if tactic else None
+    chosen = next((one for one in found.tactics if one.tactic.tag == tactic), None)
     if navigator is not None:
         content = msgspec.json.format(msgspec.json.encode(layer(found, "SIB")), indent=1)
         try:
@@ -104,15 +103,6 @@ def proof_files(settings: DetectionSettings) -> list[Proofs]:
         settings.directory / OWN_NAME,
     )
     return [load_proofs(path) for path in places]
-
-
-def _chosen(found: Coverage, name: str) -> CoveredTactic:
-    wanted = name.removeprefix("mitre_").replace("-", "_").replace(" ", "_").lower()
-    for one in found.tactics:
-        if wanted in {one.tactic.tag, one.tactic.id.lower()}:
-            return one
-    known = ", ".join(one.tactic.tag for one in found.tactics)
-    raise click.BadParameter(f"{name!r} is no tactic; known: {known}", param_hint="TACTIC")
 
 
 def _show(found: Coverage) -> None:

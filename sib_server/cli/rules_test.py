@@ -13,6 +13,7 @@ from sib_protocol.drills.model import Kind
 from sib_protocol.drills.verdicts import Result, summary
 from sib_protocol.errors import ExitCode
 from sib_server.cli.context import ServerContext, pass_server
+from sib_server.cli.rules_parameters import RULE
 from sib_server.detection.rules.proofs import OWN_NAME, load_proofs, merged, save_proofs
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 @click.command(name="test")
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--rule", "only", multiple=True, help="Only this rule, by id or name; repeatable.")
+@click.option(
+    "--rule", "only", type=RULE, multiple=True, help="Only this rule, by id or name; repeatable."
+)
 @click.option(
     "--falco",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -87,7 +87,7 @@ class Trial:
         Authority.create(settings.pki.directory, "SIB trial")
         server = self._run("sib-server", "sib_server", layout.server_settings, "serve")
         server.wait_until(self._listens, _READY_SECONDS)
-        context = ServerContext(settings)
+        context = ServerContext(lambda: settings)
         try:
             made = context.tokens.create(ttl=_TOKEN_LIFE, tags=("trial",))
             token = EnrollmentToken(

@@ -146,7 +146,7 @@ class Server(Daemon):
         return False
 
     def context(self) -> ServerContext:
-        return ServerContext(self.settings)
+        return ServerContext(lambda: self.settings)
 
     def token(self, *, uses: int = 1) -> str:
         context = self.context()

@@ -6,8 +6,10 @@ import json
 
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 
 from sib_protocol.errors import ExitCode
+from sib_server import cli
 from tests.support.rules import OURS, Place
 
 BAD = "- rule: Bad\n  desc: x\n  condition: nothing = 1\n  output: x\n  priority: LOUD\n"
@@ -39,6 +41,31 @@ def test_the_list_is_narrowed(place: Place, arguments: list[str], found: list[st
     assert [row["id"] for row in place.rows("list", *arguments)] == found
     table = place.run("list", *arguments).stdout
     assert all(identity in table for identity in found)
+
+
+def test_what_is_no_source_or_tactic_is_refused_and_what_is_can_be_completed(place: Place) -> None:
+    for arguments in (["--source", "nobody"], ["--tactic", "nothing"]):
+        assert "is not one of" in (told := place.run("list", *arguments, code=2).output) or (
+            "is no tactic; known: reconnaissance" in told
+        )
+
+    def completed(*words: str) -> list[str]:
+        args = ["--config", str(place.config), "rules", *words[:-1]]
+        asked = ShellComplete(cli.main, {}, "sib-server", "_X")
+        return [item.value for item in asked.get_completions(args, words[-1])]
+
+    assert completed("show", "own-") == ["own-rule-1"]
+    assert completed("disable", "own-rule-1", "fal") == ["falco-stock-shell"]
+    assert completed("coverage", "cred") == ["credential_access"]
+    assert completed("list", "--source", "s") == ["sib", "sigma"]
+    place.config.write_text("no: [settings")
+    assert completed("show", "own-") == []
+
+
+def test_help_needs_no_settings(place: Place) -> None:
+    place.config.write_text("no: [settings")
+    assert "by its id or name" in place.run("show", "--help").stdout
+    place.run("show", "own-rule-1", code=ExitCode.SETTINGS)
 
 
 def test_lint_ends_with_1_and_names_file_and_line(place: Place) -> None:

@@ -58,7 +58,7 @@ class Server:
         return self.json("publish", "--from", str(self.rules.parent), *arguments)
 
     def join(self, name: str, bundle: BundleHealth) -> None:
-        context = cli.ServerContext(load_server_settings(self.config, needed=True))
+        context = cli.ServerContext(lambda: load_server_settings(self.config, needed=True))
         database = StateDatabase(f"sqlite:///{self.directory}/state.db")
         try:
             made = context.tokens.create(ttl=timedelta(hours=1))
