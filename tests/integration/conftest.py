@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,20 @@ from tests.support.wire import WRITE, Attacker, Store
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path / "server")
-    running.start()
-    try:
+    with Server(tmp_path / "server") as running:
+        running.start()
         yield running
-    finally:
-        if running.running:
-            running.stop()
 
 
 @pytest.fixture
 def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     """Makes agents, not enrolled, and stops them at the end."""
-    made: list[Agent] = []
+    with ExitStack() as made:
 
-    def make(name: str, settings: dict[str, Any] | None = None) -> Agent:
-        made.append(Agent(tmp_path / name, name, settings))
-        return made[-1]
+        def make(name: str, settings: dict[str, Any] | None = None) -> Agent:
+            return made.enter_context(Agent(tmp_path / name, name, settings))
 
-    yield make
-    for agent in made:
-        if agent.running:
-            agent.stop()
+        yield make
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from sib_protocol.errors import ExitCode
+from sib_server.pki import ledger
 from tests.support.lab import Agent, Server, event_line, merge, number_of
 from tests.support.proxy import wait_for
 
@@ -30,11 +33,33 @@ def make_key(directory: Path, server: Server) -> tuple[Path, str]:
     return secret, public
 
 
-def replacement(tmp_path: Path, lost: Server) -> Server:
-    """A fresh server, as a package makes it, in other directories under the same address."""
-    fresh = Server(tmp_path / "replacement", {"listen": lost.tree["listen"]})
-    fresh.port = lost.port
-    return fresh
+@pytest.fixture
+def fresh(server: Server, tmp_path: Path) -> Iterator[Server]:
+    """Not started, as a package makes it, in other directories under the same address."""
+    with Server(tmp_path / "replacement", {"listen": server.tree["listen"]}) as made:
+        made.port = server.port
+        yield made
+
+
+def renew(agent: Agent) -> str:
+    """Renew under the running daemon. Returns the new certificate's serial number.
+
+    The daemon is told, but nothing says when it has begun to use it: see :func:`in_use`.
+    """
+    done = agent.cli("renew", "--json")
+    assert agent.process is not None
+    os.kill(agent.process.pid, signal.SIGHUP)
+    return ledger.normal_serial(json.loads(done.stdout)["certificate"]["serial"])
+
+
+def in_use(server: Server, serial: str) -> bool:
+    context = server.context()
+    try:
+        with context.state.read() as connection:
+            found = ledger.find_by_serial(connection, serial)
+    finally:
+        context.close()
+    return found is not None and found.first_used_ns is not None
 
 
 def append(agent: Agent, *many: int) -> None:
@@ -47,7 +72,7 @@ def gaps(server: Server) -> list[dict[str, Any]]:
 
 
 def test_agents_go_on_with_a_server_restored_elsewhere(
-    server: Server, make_agent: Callable[..., Agent], tmp_path: Path
+    server: Server, fresh: Server, make_agent: Callable[..., Agent], tmp_path: Path
 ) -> None:
     kept, renewed, late = (make_agent(name) for name in ("kept-1", "renewed-1", "late-1"))
     for agent in (kept, renewed):
@@ -67,13 +92,15 @@ def test_agents_go_on_with_a_server_restored_elsewhere(
     assert backup.stat().st_mode & 0o777 == 0o600
 
     # What the backup does not know: a renewed certificate, a host that came later.
-    renewed.cli("renew")
+    serial = renew(renewed)
     late.enroll(server.token())
     late.start()
     append(kept, *range(10, 20))
     append(renewed, *range(110, 120))
     append(late, *range(200, 210))
     wait_for("more lines", lambda: len(server.lines()) == 50, 40)
+    # Until then renewed-1 comes with the certificate that the backup has.
+    wait_for("the renewed certificate is in use", lambda: in_use(server, serial), 60)
     before = numbers(server)
     pin = server.authority.pin
 
@@ -82,7 +109,6 @@ def test_agents_go_on_with_a_server_restored_elsewhere(
     append(kept, *range(20, 30))
     append(late, *range(210, 220))
 
-    fresh = replacement(tmp_path, server)
     arguments = ["restore", str(backup), "--key-file", str(secret), "--keep-config"]
     refused = fresh.cli(*arguments, check=False)
     assert refused.returncode == ExitCode.CONFLICT

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,6 +24,9 @@ from sib_server.events.stored import Seq
 from sib_server.pki.authority import Authority
 from sib_server.settings import ServerSettings
 from tests.support.proxy import wait_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 30.0
@@ -46,12 +49,19 @@ def merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 
 class Daemon:
-    """One of our daemons: started, killed, started again."""
+    """One of our daemons: started, killed, started again; none outlives its ``with``."""
 
     def __init__(self, module: str, config: Path, command: str, log: Path) -> None:
         self.arguments = [sys.executable, "-m", module, "--config", str(config), command]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running:
+            self.stop()
 
     def start(self, environment: dict[str, str] | None = None) -> None:
         with self.log.open("ab") as log:
