@@ -339,8 +339,10 @@ def _content(path: Path) -> bytes:
 def _make_folder(path: Path, mode: int = 0o755) -> None:
     if path.is_dir():
         return
+    # Each by itself: what pathlib makes on the way would have root's umask, and be closed to all.
+    _make_folder(path.parent, mode)
     try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         path.chmod(mode)
     except OSError as error:
         raise FileAccessError(path, error.strerror or str(error)) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,18 @@ def test_modes_keep_secrets_secret(machine: Machine) -> None:
         content for path, (content, _, _) in machine.snapshot().items() if "secrets" not in path
     )
     assert password.encode() not in everything
+
+
+def test_the_way_to_what_grafana_reads_is_open_to_it_whatever_the_umask(machine: Machine) -> None:
+    before = os.umask(0o077)
+    try:
+        machine.make().run()
+    finally:
+        os.umask(before)
+    place = machine.layout.grafana_provisioning / "datasources"
+    while place != machine.layout.config:
+        assert stat.S_IMODE(place.stat().st_mode) == 0o755, place
+        place = place.parent
 
 
 def test_a_change_of_settings_changes_what_depends_on_it(machine: Machine) -> None:
