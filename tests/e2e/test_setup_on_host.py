@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.built import build
 from tests.e2e.hosts import Host, Network, base, wait
 from tests.support.components import component
 
@@ -25,6 +26,20 @@ detection: {words: ['pam_unix(sudo:auth): authentication failure'], condition: w
 level: high
 """
 
+# Not Grafana, which cannot be had here: it reads what the unit hands over, as Grafana would.
+READER = """#!/bin/sh
+set -eu
+for path in $(sed -n 's/.*$__file{\\(.*\\)}.*/\\1/p' /etc/sib/grafana.ini); do
+    test -n "$(cat "$path")"
+done
+for path in /etc/sib/secrets/grafana-admin-password /etc/sib/loki.yaml; do
+    if cat "$path" >/dev/null 2>&1; then exit 1; fi
+done
+test -d /etc/sib/grafana/provisioning/datasources
+touch /var/lib/sib-grafana/works
+exec sleep infinity
+"""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -36,11 +51,17 @@ def host(
     for name in STORES:
         component(name, name)
     packages: Path = request.getfixturevalue("packages")
+    given = tmp_path_factory.mktemp("given") / "grafana" / "grafana"
+    given.parent.mkdir()
+    given.write_text(READER)
+    given.chmod(0o755)
+    reader = tmp_path_factory.mktemp("reader")
+    build(reader, ["grafana"], "--components", str(given.parents[1]))
     network = Network(f"sibs{os.getpid() % 1000}")
     made = Host(network, "server", "10.77.0.2", base("bookworm"), tmp_path_factory.mktemp("hosts"))
     try:
-        for name in ("server", *STORES):
-            (package,) = packages.glob(f"sib-{name}_*.deb")
+        found = [packages.glob(f"sib-{name}_*.deb") for name in ("server", *STORES)]
+        for (package,) in (*found, reader.glob("sib-grafana_*.deb")):
             shutil.copy(package, made.root / "root")
         made.boot()
         yield made
@@ -79,7 +100,10 @@ def settle(host: Host) -> None:
 
 
 def test_one_installation_and_all_of_it_runs(host: Host) -> None:
-    host.do("sh", "-c", "dpkg -i /root/*.deb", timeout=300)
+    host.do(
+        *("sh", "-c", "cd /root; dpkg -i $(ls sib-*.deb | grep -v grafana)"),
+        timeout=300,
+    )
     settle(host)
     said = host.do("journalctl", "--no-pager", "-u", "sib-server-setup.service")
     assert "Traceback" not in said
@@ -148,6 +172,35 @@ def test_lokis_ruler_reads_imported_sigma_rules_and_nothing_else_of_the_server(h
     assert denied.returncode != 0
 
 
+def test_a_package_that_comes_later_is_taken_up_with_its_secrets_for_it_alone(host: Host) -> None:
+    before = started(host)
+    host.do("sh", "-c", "dpkg -i /root/sib-grafana_*.deb", timeout=120)
+    works = host.root / "var/lib/sib-grafana/works"
+    wait("what stands in for Grafana to have read all", works.exists, 30)
+    settle(host)
+    assert active(host, "sib-grafana.service")
+    text = host.do(
+        *("find", "/etc/sib", "-type", "f", "(", "-path", "*grafana*", ")"),
+        *("-printf", "%P %u:%g %m\n"),
+    )
+    provisioned = {"datasources/sib.yaml"}
+    if (host.root / "usr/share/sib-server/dashboards").is_dir():
+        provisioned.add("dashboards/sib.yaml")
+    assert set(text.splitlines()) == {
+        "grafana.ini root:sib-grafana 640",
+        *(f"grafana/provisioning/{name} root:sib-grafana 640" for name in provisioned),
+        "secrets/grafana-admin-password root:root 600",
+        "secrets/grafana-secret-key root:root 600",
+    }
+    password = (host.root / "etc/sib/secrets/grafana-admin-password").read_text().strip()
+    pid = host.do("systemctl", "show", "-P", "MainPID", "sib-grafana").strip()
+    assert password not in host.do("cat", f"/proc/{pid}/environ", f"/proc/{pid}/cmdline")
+    assert password not in host.do("journalctl", "--no-pager", "-o", "export")
+    # Prometheus asks Grafana from now on, and was only told to reload; nobody else was told.
+    assert "127.0.0.1:3000" in host.do("cat", "/etc/sib/prometheus.yaml")
+    assert started(host) == before
+
+
 def test_what_is_turned_off_stops_and_the_server_goes_on_without(host: Host) -> None:
     host.do("sed", "-i", "s/^stack:.*/stack: {loki: {use: 'off'}}/", "/etc/sib/server.yaml")
     host.do("sib-server", "setup")
@@ -162,7 +215,7 @@ def test_what_is_turned_off_stops_and_the_server_goes_on_without(host: Host) -> 
 
 def test_a_purge_leaves_what_an_administrator_wrote(host: Host) -> None:
     host.do("sh", "-c", "echo '# mine' >/etc/sib/outputs.yaml")
-    packages = [f"sib-{name}" for name in (*STORES, "server")]
+    packages = [f"sib-{name}" for name in (*STORES, "grafana", "server")]
     host.do("dpkg", "-P", *packages, timeout=120)
     assert host.do("find", "/etc/sib", "-type", "f").split() == ["/etc/sib/outputs.yaml"]
     assert host.do("sh", "-c", "ls -d /var/lib/sib-* 2>/dev/null || :") == ""
