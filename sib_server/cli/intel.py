@@ -170,6 +170,12 @@ def import_command(
       sib-server intel import report.json --format stix --feed cert-2026-11
       sib-server intel import event.json --format misp --days 30
     """
+    if name in {feed.name for feed in all_feeds(_settings(context))}:
+        # It would take the place of what the feed said, and be replaced by its next download.
+        raise click.BadParameter(
+            f"{name} is a feed; give it a file by: intel update --feed {name} --from {file}",
+            param_hint="--feed",
+        )
     shape = Shape(format=Format(written), kind=Kind(kind) if kind else None)
     try:
         feed = msgspec.convert(

@@ -121,6 +121,10 @@ def test_mistakes(shell: Shell) -> None:
     assert shell("update", "--from", "x").exit_code == 2
     assert shell("lookup").exit_code == 2
     assert shell("import", "x", "--feed", "Bad Name").exit_code == 2
+    # A file of one's own is not what a feed said, and must not take its place.
+    result = shell("import", str(FEEDS / "tor-exits.txt"), "--feed", "feodo")
+    assert result.exit_code == 2
+    assert "update --feed feodo --from" in result.output
     assert shell("allow", "what?").exit_code == 2
     assert shell("hunt", "what?").exit_code == 2
     result = shell("update", "--feed", "fedo")
