@@ -2,11 +2,12 @@
 
     scripts/bench-intel store            a million indicators: memory, time, lookups a second
     scripts/bench-intel options          the same questions to other ways of keeping them
+    scripts/bench-intel enrich           events a second to the sinks, with a million and without
     scripts/bench-intel falco            Falco's CPU with 100,000 addresses and 10,000 networks
+    scripts/bench-intel replay           the same on one recording of the load, less noisy
 
-``falco`` needs root, $SIB_COMPONENTS/falco/falco and iproute2. It makes its connections inside
-a network namespace of its own whose every address is the loopback interface: nothing leaves the
-machine. It takes about a minute and a half a round.
+``falco`` and ``replay`` need root, $SIB_COMPONENTS/falco/falco and iproute2. ``falco`` takes about
+a minute and a half a round, ``replay`` a minute.
 """
 
 from __future__ import annotations
@@ -19,27 +20,25 @@ import platform
 import random
 import re
 import resource
-import signal
-import socket
 import sqlite3
-import struct
-import subprocess
-import sys
 import tempfile
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 
-from sib_server.detection.indicators.aggregate import Aggregate, collapse
+from sib_protocol.events import summarize
+from sib_protocol.ids import EventId, HostId, HostName, LineNumber, StreamId
+from sib_server.detection.indicators.annotate import Annotator
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.kinds import Kind, Observable
 from sib_server.detection.indicators.merge import Sighting
-from sib_server.detection.indicators.rules import Shipment, Tier, rule_document
 from sib_server.detection.indicators.store import FILE_NAME, update_lock, writing
+from sib_server.events.sinks.falcosidekick_payload import outgoing
+from sib_server.events.sinks.loki_push import EventEncoder
+from sib_server.events.stored import Seq, StoredEvent
+from tests.bench.intel_falco import HIGH, LOW, address, bench_falco, bench_replay, connect
 
 NOW = 1_795_000_000
-LOW, HIGH = 0x01000000, 0xDF000000
 
 
 def machine() -> dict[str, object]:
@@ -57,10 +56,6 @@ def machine() -> dict[str, object]:
 def resident() -> int:
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
-
-
-def address(draw: random.Random) -> str:
-    return str(ipaddress.IPv4Address(draw.randrange(LOW, HIGH)))
 
 
 def a_million(draw: random.Random, count: int) -> dict[Observable, Sighting]:
@@ -174,199 +169,73 @@ def bench_options(count: int) -> dict[str, object]:
     return results
 
 
-CONFIGURATION = """
-engine: {{kind: modern_ebpf, modern_ebpf: {{cpus_for_each_buffer: 2, buf_size_preset: 4}}}}
-json_output: true
-stdout_output: {{enabled: false}}
-syslog_output: {{enabled: false}}
-webserver: {{enabled: false}}
-file_output: {{enabled: true, keep_alive: true, filename: {events}}}
-watch_config_files: false
-load_plugins: []
-rule_matching: first
-"""
-
-NO_LIST = """
-- rule: no list
-  desc: the same events, one comparison
-  condition: >
-    evt.type in (connect, accept, accept4, sendto, sendmsg, sendmmsg, recvfrom, recvmsg, recvmmsg)
-    and fd.sip = 1.2.3.4
-  output: x
-  priority: NOTICE
-"""
-
-
-def networks_of(draw: random.Random, count: int) -> tuple[ipaddress.IPv4Network, ...]:
-    made: set[ipaddress.IPv4Network] = set()
-    lengths = [16, 18, 19, 20, 21, 22, 22, 23, 24, 24, 24, 24, 25, 26, 27, 28]
-    while len(made) < count:
-        length = draw.choice(lengths)
-        base = draw.randrange(LOW, HIGH) >> (32 - length) << (32 - length)
-        made.add(ipaddress.IPv4Network((base, length)))
-    return tuple(collapse(made))  # type: ignore[arg-type]
-
-
-def connect(rate_wanted: int, seconds: float, networks_file: str, peers: int) -> None:
-    """Make connections to random addresses that no list holds; run inside the namespace."""
-    networks = [ipaddress.ip_network(line) for line in Path(networks_file).read_text().split()]
-    firsts = [int(network.network_address) for network in networks]
-
-    def listed(value: int) -> bool:
-        at = bisect_right(firsts, value) - 1
-        return at >= 0 and int(networks[at].broadcast_address) >= value
-
-    listener = socket.create_server(("0.0.0.0", 9), backlog=4096)  # noqa: S104 - own namespace
-    child = os.fork()
-    if child == 0:
-        while True:
-            listener.accept()[0].close()
-    draw = random.Random(3)
-    values = [
-        value for value in (draw.randrange(LOW, HIGH) for _ in range(20_000)) if not listed(value)
-    ]
-    places = [str(ipaddress.IPv4Address(value)) for value in values[:peers]]
-    linger = struct.pack("ii", 1, 0)
-    start = time.monotonic()
-    made = 0
-    while (passed := time.monotonic() - start) < seconds:
-        due = int(passed * rate_wanted)
-        if made >= due:
-            time.sleep(0.001)
-        while made < due:
-            with socket.socket() as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                client.connect((places[made % len(places)], 9))
-            made += 1
-    print(made / (time.monotonic() - start))
-    os.kill(child, signal.SIGKILL)
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def measure_falco(
-    falco: Path, rules: str, work: Path, *, networks_file: Path, seconds: float, peers: int
-) -> dict[str, object]:
-    events = work / "events.jsonl"
-    events.unlink(missing_ok=True)
-    (work / "falco.yaml").write_text(CONFIGURATION.format(events=events))
-    (work / "rules.yaml").write_text(rules)
-    log = work / "falco.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [str(falco), "-c", str(work / "falco.yaml"), "-r", str(work / "rules.yaml")],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        # It says nothing until it ends when its output is a file: idle CPU tells that it runs.
-        deadline = time.monotonic() + 40
-        last = -1.0
-        while time.monotonic() < deadline:
-            time.sleep(1)
-            if process.poll() is not None:
-                raise SystemExit(f"falco ended: {log.read_text()[-2000:]}")
-            now = cpu_seconds(process.pid)
-            if now > 0.15 and now - last < 0.2:
-                break
-            last = now
-        before, start = cpu_seconds(process.pid), time.monotonic()
-        command = (
-            "ip link set lo up && ip route add local 0.0.0.0/0 dev lo && "
-            f"exec {sys.executable} {__file__} connect --seconds {seconds} "
-            f"--networks {networks_file} --peers {peers}"
-        )
-        made = subprocess.run(
-            ["unshare", "-n", "sh", "-c", command],
-            capture_output=True, text=True, check=True, timeout=seconds + 60,
+def events_of(lines: list[bytes], count: int, met: list[str]) -> list[StoredEvent]:
+    """So many events as the journal hands them out; ``met`` are put into one in a hundred."""
+    stream = StreamId("11111111-2222-4333-8444-555555555555")
+    host = HostId("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")
+    made = []
+    for number in range(count):
+        line = lines[number % len(lines)]
+        if met and number % 100 == 0:
+            event = json.loads(line)
+            event["output_fields"]["fd.name"] = f"10.0.0.5:4011->{met[number % len(met)]}:443"
+            line = json.dumps(event).encode()
+        made.append(
+            StoredEvent(
+                Seq(number + 1), EventId(stream, LineNumber(number)), host,
+                HostName(f"web-{number % 50}"), NOW * 10**9, summarize(line), line,
+            )
         )  # fmt: skip
-        spent, passed = cpu_seconds(process.pid) - before, time.monotonic() - start
-        reached = float(made.stdout)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        rss = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    per_connection = spent / (reached * seconds)
-    return {
-        "connects_per_s": round(reached),
-        "cpu_percent": round(100 * spent / passed, 1),
-        "us_per_connect": round(per_connection * 1e6, 2),
-        "rss_mb": rss,
-        "alerts": len(events.read_bytes().splitlines()) if events.exists() else 0,
-    }
+    return made
 
 
-def bench_falco(seconds: float, rounds: int, peers: int, wanted: str) -> dict[str, object]:
-    falco = Path(os.environ.get("SIB_COMPONENTS", "")) / "falco" / "falco"
-    if not falco.exists():
-        raise SystemExit("no Falco: set SIB_COMPONENTS to the folder that holds falco/falco")
-    if os.geteuid() != 0:
-        raise SystemExit("Falco needs root")
-    draw = random.Random(7)
-    addresses: set[str] = set()
-    while len(addresses) < 100_000:
-        addresses.add(address(draw))
-    ordered = sorted(addresses, key=lambda text: int(ipaddress.IPv4Address(text)))
-    networks = networks_of(draw, 10_400)
-    third = {
-        tier: Aggregate(tuple(ordered[at::3]), networks if tier is Tier.HIGH else ())
-        for at, tier in enumerate(Tier)
-    }
-    one = {Tier.HIGH: Aggregate(tuple(ordered), networks)}
-    items = ", ".join(str(network) for network in networks)
-    forms = {
-        "no_list": NO_LIST,
-        "addresses_only": rule_document(
-            Shipment({Tier.HIGH: Aggregate(tuple(ordered), ())}, {}, {})
-        ),
-        "linear_networks": NO_LIST.replace("fd.sip = 1.2.3.4", f"fd.snet in ({items})").replace(
-            "evt.type in (connect, accept, accept4, sendto, sendmsg, sendmmsg, recvfrom, recvmsg, "
-            "recvmmsg)\n   ",
-            "evt.type = connect",
-        ),
-        "shipped": rule_document(Shipment(one, {}, {})),
-        "shipped_three_tiers": rule_document(Shipment(third, {}, {})),
-        "shipped_inbound_networks": rule_document(Shipment(one, {}, {}), inbound_networks=True),
-    }
-    chosen = {name for name in wanted.split(",") if name} or set(forms)
-    forms = {name: rules for name, rules in forms.items() if name in chosen}
-    results: dict[str, list[dict[str, object]]] = {name: [] for name in forms}
+def bench_enrich(count: int) -> dict[str, object]:
+    """Events a second on their way to Loki and Falcosidekick, with and without indicators."""
+    draw = random.Random(1)
+    recorded = Path(__file__).resolve().parents[2] / "sib_server" / "trial" / "falco-events.jsonl"
+    lines = recorded.read_bytes().splitlines()
+    results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        networks_file = work / "networks.txt"
-        networks_file.write_text("\n".join(str(network) for network in networks))
-        # Rounds, not repetitions: what else the machine does hits all forms alike.
-        for _ in range(rounds):
-            for form, rules in forms.items():
-                run = measure_falco(
-                    falco, rules, work, networks_file=networks_file, seconds=seconds, peers=peers
-                )
-                results[form].append(run)
-    median = {
-        form: sorted(float(str(run["us_per_connect"])) for run in runs)[len(runs) // 2]
-        for form, runs in results.items()
-    }
-    return {
-        "addresses": len(ordered),
-        "networks": len(networks),
-        "peers": peers,
-        "median_us_per_connect": median,
-        "times_no_list": {
-            form: round(value / median["no_list"], 2) for form, value in median.items()
-        },
-        "runs": results,
-    }
+        empty, full = Path(name) / "empty", Path(name) / "full"
+        empty.mkdir()
+        full.mkdir()
+        made = a_million(draw, count)
+        met = draw.sample([o.value for o in made if o.kind is Kind.ADDRESS], 2_000)
+        with update_lock(full), writing(full, NOW) as writer:
+            writer.merge("bench", made)
+        made.clear()
+        quiet, busy = events_of(lines, 20_000, []), events_of(lines, 20_000, met)
+        encoder = EventEncoder(["syscall"])
+        variants = {"none": (empty, quiet), "indicators": (full, quiet), "one_in_100": (full, busy)}
+        best = dict.fromkeys(variants, float("inf"))
+        for _ in range(3):
+            for variant, (directory, events) in variants.items():
+                for book in directory.glob("sightings*"):
+                    book.unlink()
+                annotate = Annotator(directory, "bench", lambda: NOW)
+                annotate(events[:1])
+                start = time.process_time()
+                for at in range(0, len(events), 500):
+                    for event in annotate(events[at : at + 500]):
+                        encoder.encode(event)
+                        outgoing(event)
+                best[variant] = min(best[variant], time.process_time() - start)
+                results[f"{variant}_met"] = annotate.met
+                results[f"{variant}_memory_mb"] = resident()
+                annotate.close()
+        for variant, spent in best.items():
+            results[f"{variant}_events_per_s"] = round(20_000 / spent)
+            results[f"{variant}_us_per_event"] = round(spent / 20_000 * 1e6, 1)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["store", "options", "falco", "connect"])
+    parser.add_argument(
+        "what", choices=["store", "options", "enrich", "falco", "replay", "connect"]
+    )
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=1)
@@ -381,6 +250,8 @@ def main() -> None:
     run = {
         "store": lambda: bench_store(chosen.count),
         "options": lambda: bench_options(chosen.count),
+        "enrich": lambda: bench_enrich(chosen.count),
+        "replay": lambda: bench_replay(chosen.seconds, chosen.rounds, chosen.peers, chosen.forms),
         "falco": lambda: bench_falco(chosen.seconds, chosen.rounds, chosen.peers, chosen.forms),
     }[chosen.what]
     result = run()
