@@ -224,11 +224,14 @@ class Falco:
 
     def lost(self) -> int:
         """How many events of the whole machine it could not take so far, by its own count."""
+        return self.count("scap.n_drops")
+
+    def count(self, name: str) -> int:
+        """One of its counters, as it stood a second ago; 0 before it has written any."""
         try:
             last = self._counters.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
-            return int(json.loads(last)["output_fields"]["scap.n_drops"])
+            return int(json.loads(last)["output_fields"][name])
         except (OSError, ValueError, KeyError, TypeError):
-            # It writes its first line after some seconds.
             return 0
 
     def stop(self) -> None:

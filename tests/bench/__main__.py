@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import bundles, events, fleet
+from tests.bench import bundles, events, fleet, rules
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -39,7 +39,16 @@ def main() -> None:
     three.add_argument("--bytes", type=int, default=1_000_000, help="of the bundle's archive")
     three.add_argument("--interval", type=float, default=30.0, help="between health reports")
     three.add_argument("--pulls", type=float, default=30.0, help="the setting pulls_per_second")
+    four = commands.add_parser("rules", help="Falco's CPU with SIB's rules and without them")
+    four.add_argument("--rounds", type=int, default=6)
+    four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")
+    four.add_argument("--load", action="append", choices=list(rules.LOADS), help="default: all")
+    four.add_argument("--each", action="store_true", help="every file of rules by itself, too")
     given = parser.parse_args()
+    if given.command == "rules":
+        loads = given.load or list(rules.LOADS)
+        show(rules.run(loads, rounds=given.rounds, seconds=given.seconds, each=given.each))
+        return
     if given.command == "bundles":
         show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))
         return
