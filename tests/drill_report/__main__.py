@@ -60,9 +60,10 @@ def main() -> int:
         others = overlap(trial, program)
     save_proofs(SHIPPED.parent / SHIPPED_NAME, Proofs(dict(sorted(report.proofs.items()))))
     rules = rule_rows({path.stem: yaml.safe_load(path.read_text()) for path in rule_files()})
-    noise = load_figures(NOISE) if NOISE.is_file() else None
     digest = rules_digest(path.read_bytes() for path in rule_files())
-    runs = Runs(rules, report, len(trial.drills), options.machine, others, noise, digest)
+    runs = Runs(
+        rules, report, len(trial.drills), options.machine, others, load_figures(NOISE), digest
+    )
     REPORT.write_text(text_of(runs))
     wrong = [one for one in report.verdicts if not one.result.is_well]
     for one in wrong:

@@ -39,7 +39,7 @@ class Runs:
         drills: how many rules were to be proven.
         machine: what it ran on, in a few words.
         beside: id of a drill -> the Falco project's rules that fired in it; None where not looked.
-        noise: of a busy host's work; None where not measured.
+        noise: of a busy host's work, a run each.
         digest: of the rules' files as they are.
     """
 
@@ -48,7 +48,7 @@ class Runs:
     drills: int
     machine: str
     beside: Mapping[str, Sequence[str]] | None = None
-    noise: Figures | None = None
+    noise: Sequence[Figures] = ()
     digest: str = ""
     techniques: frozenset[str] = field(init=False)
 
@@ -177,24 +177,26 @@ def _beside(runs: Runs) -> list[str]:
 
 
 def _noise(runs: Runs) -> list[str]:
-    figures = runs.noise
-    if figures is None:
+    if not runs.noise:
         return []
-    same = figures.rules == runs.digest
+    lines = ["## Noise", ""]
+    for figures in runs.noise:
+        lines += _noise_run(figures, same=figures.rules == runs.digest)
+    return lines
+
+
+def _noise_run(figures: Figures, *, same: bool) -> list[str]:
     done = ", ".join(f"{name} {count}" for name, count in figures.work.items())
     seen = ", ".join(f"{name} {count}" for name, count in figures.seen.items())
     above = ", ".join(figures.above_notice) or "none"
+    rules = "the rules as they are now" if same else "rules that were changed since"
     lines = [
-        "## Noise",
+        f"### {figures.minutes:g} minutes, with {rules}",
         "",
-        f"Ordinary work for {figures.minutes:g} minutes ({figures.time}, Falco {figures.engine}),"
-        f" each so many times: {done}.",
-        "Measured with the rules as they are now."
-        if same
-        else "Measured with rules that were changed since.",
+        f"Ordinary work ({figures.time}, Falco {figures.engine}), each so many times: {done}.",
         "",
-        f"That Falco saw this work is known from programs that it starts on its ways: {seen}.",
-        f"Events that Falco says it lost meanwhile: {figures.lost}.",
+        f"That Falco saw this work is known from programs that it starts on its ways: {seen}."
+        f" Events of the whole machine that Falco says it lost meanwhile: {figures.lost}.",
         "",
         "| rule | events an hour |",
         "|---|---|",

@@ -20,7 +20,14 @@ import msgspec
 
 from sib_protocol.drills.engine import Falco, falco_version
 from sib_protocol.drills.marks import Mark, new_run
-from tests.noise.figures import CONTROL, figures, rules_digest, work_done
+from tests.noise.figures import (
+    CONTROL,
+    figures,
+    load_figures,
+    rules_digest,
+    save_figures,
+    work_done,
+)
 from tests.support.engine import rule_files
 
 HERE = Path(__file__).parent
@@ -61,7 +68,7 @@ def work(seconds: int, mark: Mark) -> dict[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/noise", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--out", type=Path, help="put the figures beside those in this file")
     parser.add_argument("--samples", type=Path, help="write all alerts of the work here")
     options = parser.parse_args()
     program = Path(os.environ.get("SIB_COMPONENTS") or "/none") / "falco" / "falco"
@@ -91,10 +98,9 @@ def main() -> int:
     if options.samples:
         ours = [one for one in alerts if one.mark is not None and one.mark.run == mark.run]
         options.samples.write_text("".join(f"{one.priority} {one.output}\n" for one in ours))
-    text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
     if options.out:
-        options.out.write_text(text + "\n")
-    print(text)
+        save_figures(options.out, (*load_figures(options.out), found))
+    print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
     if unseen := WAYS - set(found.seen):
         print(f"Falco did not see: {', '.join(sorted(unseen))}", file=sys.stderr)
     return 1 if found.above_notice or unseen else 0

@@ -125,6 +125,14 @@ def work_done(said: str) -> dict[str, int]:
     return dict(counts)
 
 
-def load_figures(path: Path) -> Figures:
-    """Read figures as they were written."""
-    return msgspec.json.decode(path.read_bytes(), type=Figures)
+def load_figures(path: Path) -> tuple[Figures, ...]:
+    """Read the figures of all runs in a file; none where there is no file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Figures, ...])
+    except FileNotFoundError:
+        return ()
+
+
+def save_figures(path: Path, runs: Iterable[Figures]) -> None:
+    """Write the figures of runs."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(tuple(runs)), indent=1) + b"\n")

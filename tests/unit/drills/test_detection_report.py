@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,15 @@ from sib_protocol.drills.verdicts import Result, Verdict
 from sib_server.detection.rules.proofs import Proof
 from sib_server.detection.rules.testing import Report
 from tests.drill_report.report import ARTEFACT, Runs, beside, rule_rows, text_of
-from tests.noise.figures import CONTROL, Figures, figures, load_figures, rules_digest, work_done
+from tests.noise.figures import (
+    CONTROL,
+    Figures,
+    figures,
+    load_figures,
+    rules_digest,
+    save_figures,
+    work_done,
+)
 
 RULES = rule_rows(
     {
@@ -117,15 +124,18 @@ def test_noise_is_counted_an_hour_and_only_what_the_work_did() -> None:
 
 
 def test_the_report_says_whether_figures_are_of_these_rules(tmp_path: Path) -> None:
-    (tmp_path / "noise.json").write_bytes(msgspec.json.encode(noise([])))
-    figures = load_figures(tmp_path / "noise.json")
-    same = text_of(Runs(RULES, report(), 1, "a machine", None, figures, "r1"))
+    file = tmp_path / "noise.json"
+    assert load_figures(file) == ()
+    both = (noise([]), noise([alert("Loud", "Warning")], 60))
+    save_figures(file, both)
+    assert load_figures(file) == both
+    same = text_of(Runs(RULES, report(), 1, "a machine", None, both[:1], "r1"))
+    assert "30 minutes, with the rules as they are now" in same
     assert "| none | 0 |" in same
-    assert "rules as they are now" in same
-    assert "it lost meanwhile: 7" in same
-    loud = noise([alert("Loud", "Warning")])
-    changed = text_of(Runs(RULES, report(), 1, "a machine", None, loud, "r2"))
-    assert "rules that were changed since" in changed
+    assert "Above Notice: none." in same
+    assert "lost meanwhile: 7" in same
+    changed = text_of(Runs(RULES, report(), 1, "a machine", None, both, "r2"))
+    assert "60 minutes, with rules that were changed since" in changed
     assert "Above Notice: Loud." in changed
 
 
