@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -43,17 +44,20 @@ def run(*command: str, timeout: float = 60, stdin: str | None = None) -> str:
 
 
 def base(suite: str) -> Path:
-    """The unpacked base system, made once (about half a minute) and kept."""
+    """The unpacked base system, made once (about half a minute on a machine with nothing else to do) and kept."""
     root = CACHE / f"{suite}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
-    if not root.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        partial = root.with_suffix(".part")
-        shutil.rmtree(partial, ignore_errors=True)
-        run(
-            *("mmdebstrap", "--variant=apt", f"--include={_PACKAGES}", suite, str(partial)),
-            timeout=300,
-        )
-        partial.rename(root)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        # One at a time, also of several runs.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.is_dir():
+            partial = root.with_suffix(".part")
+            shutil.rmtree(partial, ignore_errors=True)
+            run(
+                *("mmdebstrap", "--variant=apt", f"--include={_PACKAGES}", suite, str(partial)),
+                timeout=800,
+            )
+            partial.rename(root)
     return root
 
 
