@@ -44,7 +44,7 @@ def run(*command: str, timeout: float = 60, stdin: str | None = None) -> str:
 
 
 def base(suite: str) -> Path:
-    """The unpacked base system, made once (about half a minute on a machine with nothing else to do) and kept."""
+    """The unpacked base system, made once (half a minute on a quiet machine) and kept."""
     root = CACHE / f"{suite}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
