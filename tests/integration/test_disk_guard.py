@@ -134,7 +134,7 @@ def test_a_real_loki_takes_up_the_decision_and_deletes(tmp_path: Path) -> None:
     try:
         now = time.time_ns()
         cut = StoreUse("loki", 1, 0, 0, now - 60 * HOUR_NS)
-        place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), "fake", now))
+        place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), 90, now))
 
         request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
             f"{loki.url}/config/tenant/v1/limits", headers={"X-Scope-OrgID": "fake"}
@@ -163,7 +163,7 @@ def test_a_real_loki_takes_up_the_decision_and_deletes(tmp_path: Path) -> None:
             return sum(1 for path in (loki.directory / "chunks/fake").rglob("*") if path.is_file())
 
         before = chunks()
-        place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), "fake", now))
+        place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), 90, now))
         wait_for("what is older is deleted", lambda: chunks() < before, 200)
     finally:
         loki.kill()

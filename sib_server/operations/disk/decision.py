@@ -9,6 +9,7 @@ import msgspec
 
 from sib_server.events.retention import RetentionPolicy
 from sib_server.operations.disk.settings import DECISION
+from sib_server.stack.loki import TENANT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,13 +101,22 @@ def tighten(
     return RetentionPolicy(age, policy.max_bytes)
 
 
-def overrides(decision: Decision, tenant: str, now_ns: int) -> bytes:
-    """Loki's runtime configuration under a decision: YAML, as JSON is. Pure."""
+def overrides(decision: Decision, retention_days: int, now_ns: int) -> bytes:
+    """The local Loki's runtime configuration under a decision: YAML, as JSON is. Pure.
+
+    Args:
+        decision: the guard's.
+        retention_days: what Loki keeps by its own settings. Its compactor is late, so there may be
+            older data, and a cut among them must not have Loki keep more.
+        now_ns: nanoseconds since 1970 UTC.
+    """
     store = decision.store(LOKI)
     limits: dict[str, dict[str, str]] = {}
     if store is not None and store.cut_ns is not None:
         hours = max(24, (now_ns - store.cut_ns) // (3600 * 10**9))
-        limits[tenant] = {"retention_period": f"{hours}h"}
+        if hours < retention_days * 24:
+            # Whatever tenant is sent, it is this one: the local Loki has none.
+            limits[TENANT] = {"retention_period": f"{hours}h"}
     return msgspec.json.encode({"overrides": limits}) + b"\n"
 
 

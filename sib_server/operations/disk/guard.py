@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from sib_server.settings import ServerSettings
 
 RULE: Final = "SIB disk guard"
-_NO_TENANT: Final = "fake"
-"""What Loki calls its one tenant where it has none."""
 
 
 def measure(settings: ServerSettings, sinks: Collection[str]) -> dict[str, tuple[Store, Path]]:
@@ -160,8 +158,7 @@ def enforce(settings: ServerSettings, decision: Decision, before: Decision | Non
         FileAccessError: the directory cannot be written.
     """
     directory = settings.disk.directory
-    tenant = settings.sinks.loki.tenant or _NO_TENANT
-    wanted = overrides(decision, tenant, decision.time_ns)
+    wanted = overrides(decision, settings.stack.loki.retention_days, decision.time_ns)
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         place = directory / OVERRIDES

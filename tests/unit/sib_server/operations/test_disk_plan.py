@@ -187,13 +187,22 @@ def test_the_journals_policy_is_tightened_never_loosened() -> None:
 
 
 def test_loki_is_given_whole_hours_and_at_least_a_day() -> None:
-    assert json.loads(overrides(decision(use("loki")), "fake", NOW)) == {"overrides": {}}
+    assert json.loads(overrides(decision(use("loki")), 90, NOW)) == {"overrides": {}}
     cut = decision(use("loki", NOW - 50 * HOUR_NS - 5))
-    assert json.loads(overrides(cut, "fake", NOW)) == {
+    assert json.loads(overrides(cut, 90, NOW)) == {
         "overrides": {"fake": {"retention_period": "50h"}}
     }
     soon = decision(use("loki", NOW - HOUR_NS))
-    assert b'"24h"' in overrides(soon, "fake", NOW)
+    assert b'"24h"' in overrides(soon, 90, NOW)
+
+
+@given(st.integers(-DAY, 400 * DAY), st.integers(1, 3650))
+def test_lokis_retention_is_tightened_never_loosened(age: int, days: int) -> None:
+    written = json.loads(overrides(decision(use("loki", NOW - age)), days, NOW))["overrides"]
+    if age >= days * DAY or days == 1:
+        assert written == {}, "Loki's own limit holds"
+    else:
+        assert 24 <= int(written["fake"]["retention_period"][:-1]) < days * 24
 
 
 def test_only_what_is_new_is_told() -> None:
