@@ -12,6 +12,7 @@ SYSTEMD = Path(__file__).resolve().parents[3] / "systemd"
 SERVICES = sorted(SYSTEMD.glob("*.service"))
 OURS = {
     "sib-server.service",
+    "sib-server-disk-guard.service",
     "sib-server-hunt.service",
     "sib-server-intel.service",
     "sib-agent.service",
