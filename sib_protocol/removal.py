@@ -110,17 +110,20 @@ def plan_removal(
 
     Args:
         paths: everything of SIB's that is there.
-        target: the unit that stops all of them.
+        target: the unit that stops all of them, without waiting for any.
         purge: remove those, too.
         booted: systemd runs.
         manager: this machine's package manager.
-        installed: of SIB's packages, those that are.
+        installed: of SIB's packages, those that are; each has a service of its name.
     """
     command = package_command(manager, installed, purge=purge) if manager else ()
     # A directory goes with all that is in it.
     whole = [path for path in paths if not any(other in path.parents for other in paths)]
+    # The target is gone before its services are, and would have them write to what is removed: each
+    # package's own is waited for.
+    services = (f"{package}.service" for package in installed)
     return Removal(
-        stop=("systemctl", "stop", target) if booted else None,
+        stop=("systemctl", "stop", target, *services) if booted else None,
         remove=tuple(whole) if purge else (),
         packages=command or None,
     )

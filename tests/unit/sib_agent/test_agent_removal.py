@@ -39,7 +39,9 @@ def test_each_package_manager_is_told_in_its_words(
 def test_a_purge_takes_everything_of_sibs_and_nothing_else() -> None:
     paths = own_paths(AgentSettings())
     plan = plan_removal(paths, target=TARGET, purge=True, booted=True, manager=APT, installed=ALL)
-    assert plan.lines()[0] == "systemctl stop sib-agent.target"
+    stopped = plan.lines()[0].split()
+    assert stopped[:3] == ["systemctl", "stop", "sib-agent.target"]
+    assert stopped[3:] == [f"{package}.service" for package in ALL]
     assert plan.lines()[-1].startswith("/usr/bin/apt-get --yes purge")
     removed = {str(path) for path in plan.remove}
     # What lies in a directory that goes is not named again.

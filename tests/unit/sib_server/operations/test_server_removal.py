@@ -16,6 +16,7 @@ from sib_server.pki.authority import Authority
 from sib_server.settings import ServerSettings
 
 APT = Path("/usr/bin/apt-get")
+UNITS = Path(__file__).resolve().parents[4] / "systemd"
 
 
 def test_a_purge_takes_everything_of_the_servers_and_nothing_of_an_agents() -> None:
@@ -23,7 +24,9 @@ def test_a_purge_takes_everything_of_the_servers_and_nothing_of_an_agents() -> N
     plan = plan_removal(
         paths, target=TARGET, purge=True, booted=True, manager=APT, installed=PACKAGES
     )
-    assert plan.lines()[0] == "systemctl stop sib-server.target"
+    services = " ".join(f"{package}.service" for package in PACKAGES)
+    assert plan.lines()[0] == f"systemctl stop sib-server.target {services}"
+    assert all((UNITS / f"{package}.service").is_file() for package in PACKAGES)
     assert plan.lines()[-1].startswith("/usr/bin/apt-get --yes purge sib-loki")
     assert plan.packages is not None
     assert plan.packages[-1] == "sib-server"
