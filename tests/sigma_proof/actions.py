@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from sigma.types import SigmaExists, SigmaFieldReference, SigmaNull
+
 from tests.sigma_proof.generate import KEYWORDS, Wanted, Wish, fill
 
 ROOT_USERS = {0: "root", 1: "daemon", 33: "www-data"}
@@ -52,7 +54,14 @@ class Maker:
 
     def __init__(self, number: int, wanted: Wanted, kind: str, definition: str = "") -> None:
         self.asked: dict[str, list[Wish]] = {}
+        # In the rules that are tried, a program's path is compared with its parent's.
+        self.references = [
+            wish for wish in wanted.wishes if isinstance(wish.value.value, SigmaFieldReference)
+        ]
         for wish in wanted.wishes:
+            # Every act has these fields.
+            if isinstance(wish.value.value, SigmaFieldReference | SigmaExists | SigmaNull):
+                continue
             self.asked.setdefault(wish.field, []).append(wish)
         self.how = wanted.kind
         self.act = Act(number, wanted.kind)
@@ -76,8 +85,12 @@ class Maker:
     def process(self) -> None:
         act = self.act
         act.image = self.path("Image", act.image)
-        act.argv = self.text("CommandLine", posixpath.basename(act.image)).split(" ")
+        command = self.text("CommandLine", posixpath.basename(act.image))
+        act.argv = self.text(KEYWORDS, command).split(" ")
         act.parent_image = self.path("ParentImage", act.parent_image)
+        for wish in self.references:
+            if wish.holds:
+                act.parent_image = act.image.swapcase() if self.how == "case" else act.image
         act.parent_argv = self.text(
             "ParentCommandLine", posixpath.basename(act.parent_image)
         ).split(" ")
@@ -90,6 +103,7 @@ class Maker:
         return {
             "Image": act.image,
             "CommandLine": " ".join(act.argv),
+            KEYWORDS: " ".join(act.argv),
             "ParentImage": act.parent_image,
             "ParentCommandLine": " ".join(act.parent_argv),
             "CurrentDirectory": act.cwd,

@@ -6,14 +6,21 @@ This reads pySigma's tree only and shares no code with the converter.
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from sigma.conditions import ConditionAND, ConditionNOT, ConditionOR
 from sigma.types import (
+    CompareOperators,
     SigmaCasedString,
     SigmaCIDRExpression,
+    SigmaCompareExpression,
+    SigmaExists,
+    SigmaExpansion,
+    SigmaFieldReference,
+    SigmaNull,
     SigmaNumber,
     SigmaRegularExpression,
     SigmaString,
@@ -24,6 +31,12 @@ MAX_CUBES = 60
 """Ways to satisfy one rule that are tried."""
 KEYWORDS = "raw"
 """The field that keywords are looked for in."""
+_COMPARED = {
+    CompareOperators.LT: operator.lt,
+    CompareOperators.LTE: operator.le,
+    CompareOperators.GT: operator.gt,
+    CompareOperators.GTE: operator.ge,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,15 @@ def _cubes(node: Any, *, holds: bool) -> list[tuple[Wish, ...]]:
                 chosen = [*base[:index], cube, *base[index + 1 :]]
                 made[tuple(dict.fromkeys(w for wishes in chosen for w in wishes))] = None
         return list(made)
-    return [(Wish(getattr(node, "field", KEYWORDS), _Frozen(node.value), holds),)]
+    wishes = [
+        Wish(getattr(node, "field", KEYWORDS), _Frozen(value), holds) for value in meant(node.value)
+    ]
+    return [(wish,) for wish in wishes] if holds else [tuple(wishes)]
+
+
+def meant(value: Any) -> list[Any]:
+    """The values for any of which one stands, such as the three of ``base64offset``."""
+    return list(value.values) if isinstance(value, SigmaExpansion) else [value]
 
 
 class _Frozen:
@@ -101,8 +122,12 @@ class _Frozen:
 
 def matches(value: Any, text: str | None, *, anywhere: bool = False) -> bool:
     """Sigma's comparison, written once more from its specification."""
+    if isinstance(value, SigmaNull | SigmaExists):
+        return (text is not None) == (isinstance(value, SigmaExists) and value.exists)
     if text is None:
         return False
+    if isinstance(value, SigmaCompareExpression):
+        return text.isdigit() and _COMPARED[value.op](int(text), value.number.number)
     if isinstance(value, SigmaString):
         shape = "".join(
             {SpecialChars.WILDCARD_MULTI: ".*", SpecialChars.WILDCARD_SINGLE: "."}.get(part)  # type: ignore[arg-type]
@@ -135,7 +160,11 @@ def holds(tree: Any, fields: dict[str, str]) -> bool:
     if isinstance(tree, ConditionOR):
         return any(holds(arg, fields) for arg in tree.args)
     field = getattr(tree, "field", KEYWORDS)
-    return matches(tree.value, fields.get(field), anywhere=field == KEYWORDS)
+    if isinstance(tree.value, SigmaFieldReference):
+        return fields[field].lower() == fields[tree.value.field].lower()
+    return any(
+        matches(value, fields.get(field), anywhere=field == KEYWORDS) for value in meant(tree.value)
+    )
 
 
 def fill(wishes: list[Wish], base: str, joiners: tuple[str, ...], kind: str) -> str:
@@ -176,6 +205,15 @@ def fill(wishes: list[Wish], base: str, joiners: tuple[str, ...], kind: str) -> 
                 inner.append(sample)
             elif sample:
                 inner.append(_spoilt(sample))
+        elif isinstance(value, SigmaNull | SigmaExists):
+            continue
+        elif isinstance(value, SigmaCompareExpression):
+            limit = value.number.number
+            whole += [
+                str(one)
+                for one in (limit - 1, limit, limit + 1)
+                if _COMPARED[value.op](one, limit) is not near
+            ]
         elif isinstance(value, SigmaCIDRExpression):
             whole.append("203.0.113.77" if near else str(value.network.network_address + 1))
         else:
@@ -226,8 +264,8 @@ def sample_regex(expression: str) -> str:
 
 def _sample(tree: Any) -> list[str]:
     out: list[str] = []
-    for operator, argument in tree:
-        name = str(operator)
+    for kind, argument in tree:
+        name = str(kind)
         if name in {"LITERAL", "NOT_LITERAL"}:
             out.append(chr(argument) if name == "LITERAL" else "x")
         elif name == "ANY":

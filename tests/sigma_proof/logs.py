@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 from sigma.collection import SigmaCollection
+from sigma.types import SigmaFieldReference
 
 from sib_server.detection.sigma.convert import Conversion, Target
 from tests.sigma_proof.generate import KEYWORDS, fill, holds, plans
@@ -198,7 +199,12 @@ def make(conversions: list[Conversion], each: int | None = None) -> list[Line]:
 
 def _fields(wanted: Any, rule: Any) -> dict[str, str]:
     asked: dict[str, list[Any]] = {}
+    same = False
     for wish in wanted.wishes:
+        if isinstance(wish.value.value, SigmaFieldReference):
+            # In the rules that are tried, a path is compared with the referrer.
+            same = wish.holds
+            continue
         asked.setdefault(wish.field, []).append(wish)
 
     def text(name: str, base: str, joiners: tuple[str, ...] = ("", "-")) -> str:
@@ -219,15 +225,23 @@ def _fields(wanted: Any, rule: Any) -> dict[str, str]:
             "sc-status": text("sc-status", "404"),
             "cs-user-agent": text("cs-user-agent", "curl/8"),
             "cs-referer": text("cs-referer", "-"),
+            "cs-username": "-",
         }
+        # `-` stands for no number; Loki must not fail for it.
+        size = text("sc-bytes", "-")
+        if size != "-":
+            web["sc-bytes"] = size
         stem = text("cs-uri-stem", "/a")
         queried = text("cs-uri-query", "")
         uri = text("c-uri", stem + (f"?{queried}" if queried else "")).replace(" ", "%20")
         web["c-uri"], web["cs-uri-stem"] = uri, uri.split("?")[0]
         web["cs-uri-query"] = uri.split("?", 1)[1] if "?" in uri else ""
+        if same:
+            stem = web["cs-uri-stem"]
+            web["cs-referer"] = stem.swapcase() if wanted.kind == "case" else stem
         line = (
             f'{web["c-ip"]} - - [25/Nov/2026:01:00:00 +0000] "{web["cs-method"]} {uri} HTTP/1.1" '
-            f'{web["sc-status"]} 12 "{web["cs-referer"]}" "{web["cs-user-agent"]}"'
+            f'{web["sc-status"]} {size} "{web["cs-referer"]}" "{web["cs-user-agent"]}"'
         )
         if KEYWORDS in asked and "f" in asked:
             line += text(KEYWORDS, "")

@@ -13,17 +13,30 @@ from sigma.collection import SigmaCollection
 
 from tests.sigma_proof.generate import KEYWORDS
 
+_NUMBERS = {"DestinationPort", "sc-status", "sc-bytes"}
+"""Fields that are compared as numbers."""
+
 
 def _with_field(item: Any) -> Any:
     """Keywords as comparisons with the field ``raw``: the SQLite backend has no full text."""
     if isinstance(item, list) and any(not isinstance(one, dict) for one in item):
         return {f"{KEYWORDS}|contains": [str(one) for one in item]}
     if isinstance(item, dict):
-        return {
-            (f"{KEYWORDS}|contains|all" if key == "|all" else key): value
-            for key, value in item.items()
-        }
+        return {_named(key): value for key, value in item.items()}
     return item
+
+
+def _named(key: str) -> str:
+    if not key.startswith("|"):
+        return key
+    anywhere = "" if "|re" in key or "|contains" in key else "|contains"
+    first, _, rest = key[1:].partition("|")
+    # Values become encodings first; that they are contained is said of those.
+    names = [first, *rest.split("|")] if rest else [first]
+    before = [name for name in names if name not in {"all", "contains"}]
+    after = [name for name in names if name == "all"]
+    contains = ["contains"] if anywhere or "contains" in names else []
+    return "|".join([KEYWORDS, *before, *contains, *after])
 
 
 def sqlite_judge(document: dict, events: list[dict[str, str]]) -> list[bool]:
@@ -44,7 +57,9 @@ def sqlite_judge(document: dict, events: list[dict[str, str]]) -> list[bool]:
     base.create_function(
         "regexp", 2, lambda pattern, text: text is not None and re.search(pattern, text) is not None
     )
-    columns = ", ".join(f"`{name}` TEXT COLLATE NOCASE" for name in names)
+    columns = ", ".join(
+        f"`{name}` {'NUMERIC' if name in _NUMBERS else 'TEXT'} COLLATE NOCASE" for name in names
+    )
     base.execute(f"CREATE TABLE logs (sib_row INTEGER, {columns})")
     marks = ", ".join("?" * (len(names) + 1))
     base.executemany(

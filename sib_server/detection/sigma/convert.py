@@ -6,6 +6,7 @@ touches pySigma's validators, whose ATT&CK data would be downloaded and cached a
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,17 +29,21 @@ from sib_server.detection.sigma.logql import SibLogQLBackend
 from sib_server.detection.sigma.pipelines import (
     AUDITD,
     FALCO_CATEGORIES,
+    VIEWS,
     detection_items,
     linux_pipeline,
     views_of,
 )
 from sib_server.detection.sigma.ruler import build_alert, count_expression
+from sib_server.detection.sigma.special_fields import Absent
 from sib_server.detection.sigma.streams import SERVICE_RECORDS, Stream, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from sigma.correlations import SigmaRuleReference
+
+    from sib_server.detection.sigma.views import View
 
 _NAMESPACE: Final = uuid.UUID("6f0e3f0c-6c5f-5e0e-9d0a-5b1f0b7c6a51")
 """For rules without an id: theirs is made from the title, so that re-import still updates."""
@@ -190,7 +195,8 @@ class _Run:
         identity, title = rule_id(rule), str(rule.title)
         try:
             made: Conversion = convert(rule, file)
-        except (SigmaError, ValueError) as error:
+        except (SigmaError, ValueError, TypeError, NotImplementedError) as error:
+            # pySigma raises the last two for a value that it has no form for.
             return Conversion(
                 identity, title, file.path, Target.NONE, reason=_reason(error), source=file.text
             )
@@ -214,15 +220,9 @@ class _Run:
         if not _falco_sees(rule):
             raise ValueError(f"SIB's hosts have no log source {named or 'without a name'}")
         (built,) = self.falco.convert_rule(rule, "rules")
-        shown = {
-            name: found.shown
-            for view in views_of(
-                str(self.falco.last_processing_pipeline.state["falco_views"]), rule
-            )[0]
-            for name, found in view.fields.items()
-            if found.shown is not None
-        }
-        self._publish(rule, event_search(built.name, shown))
+        views, _ = views_of(str(self.falco.last_processing_pipeline.state[VIEWS]), rule)
+        found = event_search(built.name, rule.id, printed_fields(views, built.output))
+        self._publish(rule, found)
         return Conversion(
             rule_id(rule),
             rule.title,
@@ -278,6 +278,25 @@ class _Run:
         )
 
 
+def printed_fields(views: Iterable[View], output: str) -> dict[str, str]:
+    """Sigma field -> the Falco field that each of a rule's events has for it.
+
+    A field that is another one in each view, or that the output does not print, is left out: an
+    event without it would silently not be counted.
+    """
+    printed = set(re.findall(r"%([a-z._]+(?:\[\d+\])?)", output))
+    shown: dict[str, set[str | None]] = {}
+    for view in views:
+        for name, field_ in view.fields.items():
+            if not isinstance(field_, Absent):
+                shown.setdefault(name, set()).add(field_.shown)
+    return {
+        name: only
+        for name, fields in shown.items()
+        if len(fields) == 1 and (only := next(iter(fields))) in printed and only is not None
+    }
+
+
 def log_stream(rule: SigmaRule) -> Stream | None:
     """The log stream of a rule that is judged by its log lines."""
     source = rule.logsource
@@ -301,4 +320,6 @@ def _falco_sees(rule: SigmaRule) -> bool:
 def _reason(error: BaseException) -> str:
     """The error's sentence, without the place that the row names anyway."""
     text = str(error.args[0]) if error.args else str(error)
+    # pySigma shows values by where they are in memory; a reason is the same at each conversion.
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
     return " ".join(text.split()) or type(error).__name__

@@ -1,7 +1,8 @@
 """Sigma's correlation rules as LogQL metric queries. Pure.
 
-The events of a rule that Falco judges are in Loki too (the stream ``falco``, with the rule's name
-as structured metadata), so a correlation may join what Falco and what log lines show.
+The events of a rule that Falco judges are in Loki too (the stream ``syscall``, with the rule's tags
+as structured metadata, its Sigma id among them), so a correlation may join what Falco and what log
+lines show.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sib_server.detection.sigma.streams import FALCO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from sigma.correlations import SigmaCorrelationRule, SigmaRuleReference
 
@@ -51,10 +53,14 @@ class Search:
     event_fields: Mapping[str, str] | None = None
 
 
-def event_search(rule_name: str, fields: Mapping[str, str]) -> Search:
-    """The events that a Falco rule wrote."""
-    quoted = rule_name.replace("\\", "\\\\").replace('"', '\\"')
-    return Search((f'{{source="{FALCO}"}} | rule="{quoted}"',), {}, fields)
+def event_search(rule_name: str, sigma_id: UUID | None, fields: Mapping[str, str]) -> Search:
+    """The events that a Falco rule wrote: by its Sigma id, since names need not be unique."""
+    if sigma_id is not None:
+        which = f"tags=~`(.*,)?sigma:{sigma_id}(,.*)?`"
+    else:
+        quoted = rule_name.replace("\\", "\\\\").replace('"', '\\"')
+        which = f'rule="{quoted}"'
+    return Search((f'{{source="{FALCO}"}} | {which}',), {}, fields)
 
 
 def correlation_query(
@@ -132,7 +138,9 @@ class _Groups:
             elif search.event_fields is not None:
                 source = search.event_fields.get(field)
                 if source is None:
-                    raise LogQLUnsupportedError(f"Falco's events have no field for {field}")
+                    raise LogQLUnsupportedError(
+                        f"Falco's events have no field for {field}, or not each of them"
+                    )
                 steps.append(f'json {label}="output_fields[\\"{source}\\"]"')
             else:
                 source = search.labels.get(field)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+from sigma.conditions import ConditionValueExpression
 from sigma.conversion.base import Backend
 from sigma.conversion.state import ConversionState
 from sigma.exceptions import SigmaError
@@ -26,6 +27,7 @@ from sigma.types import (
     CompareOperators,
     SigmaCIDRExpression,
     SigmaCompareExpression,
+    SigmaExpansion,
     SigmaFieldReference,
     SigmaNumber,
     SigmaRegularExpression,
@@ -45,7 +47,7 @@ from sib_server.detection.sigma.errors import FalcoUnsupportedError
 from sib_server.detection.sigma.falco_rule import FalcoRule, build_rule, rules_document
 from sib_server.detection.sigma.pipelines import VIEWS, views_of
 from sib_server.detection.sigma.regex import Flags
-from sib_server.detection.sigma.text import Wild, from_sigma, literal, pattern
+from sib_server.detection.sigma.text import Wild, expression_of, from_sigma, literal, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
         ConditionFieldEqualsValueExpression,
         ConditionNOT,
         ConditionOR,
-        ConditionValueExpression,
     )
     from sigma.correlations import SigmaCorrelationRule
     from sigma.processing.pipeline import ProcessingPipeline
@@ -242,14 +243,18 @@ class FalcoBackend(Backend):
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
     ) -> Node:
         """A regular expression."""
+        return self._expression(self._field(cond, state), cond)
+
+    def _expression(
+        self, field: Field, cond: ConditionFieldEqualsValueExpression | ConditionValueExpression
+    ) -> Node:
         value = cast("SigmaRegularExpression", cond.value)
-        given = value.flags
         flags = Flags(
-            ignore_case=SigmaRegularExpressionFlag.IGNORECASE in given,
-            multi_line=SigmaRegularExpressionFlag.MULTILINE in given,
-            dot_all=SigmaRegularExpressionFlag.DOTALL in given,
+            ignore_case=SigmaRegularExpressionFlag.IGNORECASE in value.flags,
+            multi_line=SigmaRegularExpressionFlag.MULTILINE in value.flags,
+            dot_all=SigmaRegularExpressionFlag.DOTALL in value.flags,
         )
-        return self._field(cond, state).regex(str(value.regexp), flags)
+        return field.regex(expression_of(value), flags)
 
     def convert_condition_field_eq_val_cidr(
         self, cond: ConditionFieldEqualsValueExpression, state: ConversionState
@@ -333,8 +338,14 @@ class FalcoBackend(Backend):
         self, cond: ConditionValueExpression, state: ConversionState
     ) -> Node:
         """A regular expression as a keyword."""
-        value = cast("SigmaRegularExpression", cond.value)
-        return self._anywhere(state).regex(str(value.regexp), Flags())
+        return self._expression(self._anywhere(state), cond)
+
+    def convert_condition_val(self, cond: ConditionValueExpression, state: ConversionState) -> Node:
+        """A value without a field; one that stands for several, for any of them."""
+        if isinstance(cond.value, SigmaExpansion):
+            parts = (ConditionValueExpression(value) for value in cond.value.values)
+            return self._alternatives(parts, state)
+        return cast("Node", super().convert_condition_val(cond, state))
 
     def convert_condition_query_expr(
         self, cond: ConditionValueExpression, state: ConversionState

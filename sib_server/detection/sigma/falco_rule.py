@@ -34,11 +34,12 @@ _OUTPUT: Final = (
     "parent=%proc.pexepath parent_command=%proc.pcmdline cwd=%proc.cwd"
 )
 _EVENT_OUTPUT: Final = (
-    ("fd.sip", "server=%fd.sip server_port=%fd.sport client=%fd.cip client_port=%fd.cport"),
-    ("fd.snet", "server=%fd.sip server_port=%fd.sport client=%fd.cip client_port=%fd.cport"),
-    ("fd.sport", "server=%fd.sip server_port=%fd.sport client=%fd.cip client_port=%fd.cport"),
+    *(
+        (field, "server=%fd.sip server_port=%fd.sport client=%fd.cip client_port=%fd.cport")
+        for field in ("fd.typechar", "fd.sip", "fd.snet", "fd.sport")
+    ),
     ("evt.arg.data", "query=%evt.arg.data"),
-    ("fd.name", "file=%fd.name"),
+    *((field, "file=%fd.name") for field in ("fd.name", "evt.is_open_")),
     ("fs.path.name", "path=%fs.path.name"),
     ("fs.path.target", "target=%fs.path.target"),
     ("fs.path.source", "source=%fs.path.source"),

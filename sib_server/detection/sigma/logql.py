@@ -6,6 +6,9 @@ What is added to the backend:
   for empty);
 - text becomes RE2 here: the backend's own translation takes an escaped ``\\*`` for a wildcard;
 - ``|re`` finds its expression anywhere in a field; a label filter would match the whole value;
+- comparisons with a number and with another field are made in a template (``label_format``): Loki's
+  own comparison fails the whole query for one line whose value is no number, such as ``-``, and the
+  backend's comparison of fields minds case and takes two absent fields for equal;
 - keywords under ``or``, ``and`` and ``not`` become a chain of line filters where there is one (the
   backend alone writes ``not (a and b)`` as ``!~ "a|b"``, another condition); where there is none,
   the keywords are counted into labels (``label_format``), over which any condition can be said.
@@ -37,16 +40,23 @@ from sigma.processing.transformations import (
 )
 from sigma.types import (
     CompareOperators,
+    SigmaBool,
     SigmaCasedString,
+    SigmaCIDRExpression,
     SigmaCompareExpression,
+    SigmaExists,
+    SigmaExpansion,
+    SigmaFieldReference,
+    SigmaNull,
     SigmaNumber,
     SigmaRegularExpression,
     SigmaString,
+    SigmaTimestampPart,
 )
 
 from sib_server.detection.sigma import regex
 from sib_server.detection.sigma.pipelines import detection_items, placeholder_items
-from sib_server.detection.sigma.text import Wild, from_sigma
+from sib_server.detection.sigma.text import Wild, expression_of, from_sigma
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +67,19 @@ if TYPE_CHECKING:
 
 MAX_CLAUSES: Final = 256
 """A condition over keywords may grow to so many line filters."""
+_NUMBER: Final = "^-?[0-9]{1,15}([.][0-9]{1,15})?$"
+_OPERATORS: Final = {
+    CompareOperators.LT: "lt",
+    CompareOperators.LTE: "le",
+    CompareOperators.GT: "gt",
+    CompareOperators.GTE: "ge",
+}
+_REFERENCES: Final = {
+    (False, False): "eq",
+    (True, False): "hasPrefix",
+    (False, True): "hasSuffix",
+    (True, True): "contains",
+}
 
 
 class LogQLUnsupportedError(SigmaFeatureNotSupportedByBackendError):
@@ -101,7 +124,7 @@ class SibLogQLBackend(LogQLBackend):
         super().__init__(stream_pipeline(stream, placeholders))
         self.stream = stream
         self._inside = False
-        self._counted: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
 
     def convert_rule(self, rule: SigmaRule, *args: Any, **options: Any) -> list[Any]:
         """One rule as queries; a long one may become several, of which any may match.
@@ -111,20 +134,22 @@ class SibLogQLBackend(LogQLBackend):
         """
         known = {*dict(self.stream.fields), "type"} if self.stream.fields else set()
         for item in detection_items(rule):
-            if item.field is not None and item.field not in known:
-                raise LogQLUnsupportedError(f"log lines of this source have no field {item.field}")
+            others = (one.field for one in item.value if isinstance(one, SigmaFieldReference))
+            for name in (item.field, *others):
+                if name is not None and name not in known:
+                    raise LogQLUnsupportedError(f"log lines of this source have no field {name}")
         rule.custom_attributes[LokiCustomAttributes.LOGSOURCE_SELECTION.value] = (
             self.stream.selector
         )
         # The backend would rewrite each line to these fields, which a count has no use for.
         rule.fields = []
-        self._rule, self._counted = rule, {}
+        self._rule, self._labels = rule, {}
         self._set_parser()
         return super().convert_rule(rule, *args, **options)
 
     def _set_parser(self) -> None:
-        counts = ", ".join(f"{label}=`{text}`" for text, label in self._counted.items())
-        parts = [self.stream.parser, f"label_format {counts}" if counts else None]
+        made = ", ".join(f"{label}=`{text}`" for text, label in self._labels.items())
+        parts = [self.stream.parser, f"label_format {made}" if made else None]
         parser = " | ".join(filter(None, parts))
         # Where a condition is over keywords alone, the backend leaves the parser out.
         self._rule.custom_attributes[LokiCustomAttributes.PARSER.value] = parser or "logfmt"
@@ -135,7 +160,7 @@ class SibLogQLBackend(LogQLBackend):
             return super().update_parsed_conditions(condition, negated)
         self._inside = True
         try:
-            exact = _exact(condition)
+            exact = self._exact(condition)
             if _has_keyword(exact):
                 exact = self._chain(exact, negated=negated)
             return super().update_parsed_conditions(exact)
@@ -164,10 +189,65 @@ class SibLogQLBackend(LogQLBackend):
         quoted = str(keyword.regexp).replace("\\", "\\\\").replace('"', '\\"')
         quoted = quoted.replace("`", "\\x60")
         template = f'{{{{ __line__ | count "{quoted}" }}}}'
-        label = self._counted.setdefault(template, f"sigma_{len(self._counted)}")
-        self._set_parser()
         more = SigmaCompareExpression(SigmaNumber(0), CompareOperators.GT)
-        return ConditionFieldEqualsValueExpression(label, more)
+        return ConditionFieldEqualsValueExpression(self._label(template), more)
+
+    def _label(self, template: str) -> str:
+        """The label that holds what a template gives for a line."""
+        label = self._labels.setdefault(template, f"sigma_{len(self._labels)}")
+        self._set_parser()
+        return label
+
+    def _exact(self, condition: Any) -> Any:
+        """The tree with all text as RE2: the backend's own translation loses escaped wildcards."""
+        if isinstance(condition, ConditionItem):
+            args = [self._exact(arg) for arg in condition.args]
+            return type(condition)(args, condition.source)
+        value = condition.value
+        anywhere = isinstance(condition, ConditionValueExpression)
+        if isinstance(value, SigmaExpansion):
+            leaves: list[Any] = [
+                ConditionValueExpression(one)
+                if anywhere
+                else ConditionFieldEqualsValueExpression(condition.field, one)
+                for one in value.values
+            ]
+            return self._exact(ConditionOR(leaves, getattr(condition, "source", None)))
+        if isinstance(value, SigmaString):
+            text = _text_re(value, anywhere=anywhere)
+        elif isinstance(value, SigmaRegularExpression):
+            text = _search_re(value, anywhere=anywhere)
+        elif isinstance(value, SigmaTimestampPart):
+            raise LogQLUnsupportedError("log lines have no part of a time to compare with")
+        elif isinstance(value, SigmaNumber | SigmaBool):
+            text = re.escape(str(value).lower())
+        elif anywhere:
+            raise LogQLUnsupportedError("a value without a field is no text")
+        else:
+            return self._compared(condition)
+        if anywhere:
+            return ConditionValueExpression(SigmaRegularExpression(text))
+        return ConditionFieldEqualsValueExpression(condition.field, SigmaRegularExpression(text))
+
+    def _compared(self, condition: Any) -> Any:
+        field, value = condition.field, condition.value
+        if isinstance(value, SigmaCompareExpression):
+            operator = _OPERATORS.get(value.op)
+            if operator is None or not isinstance(value.number, SigmaNumber):
+                raise LogQLUnsupportedError(f"the comparison of {field} is not one with a number")
+            number = float(value.number.number)
+            there = f'eq (count "{_NUMBER}" .{field}) 1'
+            test = f"{operator} (float64 .{field}) {number!r}"
+        elif isinstance(value, SigmaFieldReference):
+            there = f"and .{field} .{value.field}"
+            operator = _REFERENCES[value.starts_with, value.ends_with]
+            test = f"{operator} (lower .{value.field}) (lower .{field})"
+        elif isinstance(value, SigmaNull | SigmaExists | SigmaCIDRExpression):
+            return condition
+        else:
+            raise LogQLUnsupportedError(f"LogQL cannot say what {field} is compared with")
+        label = self._label(f"{{{{ if {there} }}}}{{{{ if {test} }}}}1{{{{ end }}}}{{{{ end }}}}")
+        return ConditionFieldEqualsValueExpression(label, SigmaRegularExpression("1"))
 
     def convert_condition_val_re(self, cond: Any, state: Any) -> Any:
         """A keyword, as a line filter."""
@@ -183,26 +263,6 @@ def _has_keyword(condition: Any) -> bool:
     if isinstance(condition, ConditionItem):
         return any(_has_keyword(arg) for arg in condition.args)
     return isinstance(condition, ConditionValueExpression)
-
-
-def _exact(condition: Any) -> Any:
-    """The tree with all text as RE2: the backend's own translation loses escaped wildcards."""
-    if isinstance(condition, ConditionItem):
-        args = [_exact(arg) for arg in condition.args]
-        return type(condition)(args, condition.source)
-    value = condition.value
-    anywhere = isinstance(condition, ConditionValueExpression)
-    if isinstance(value, SigmaString):
-        text = _text_re(value, anywhere=anywhere)
-    elif isinstance(value, SigmaRegularExpression):
-        text = _search_re(value, anywhere=anywhere)
-    elif anywhere:
-        text = re.escape(str(value))
-    else:
-        return condition
-    if anywhere:
-        return ConditionValueExpression(SigmaRegularExpression(text))
-    return ConditionFieldEqualsValueExpression(condition.field, SigmaRegularExpression(text))
 
 
 def _text_re(value: SigmaString, *, anywhere: bool) -> str:
@@ -221,7 +281,7 @@ def _text_re(value: SigmaString, *, anywhere: bool) -> str:
 def _search_re(value: SigmaRegularExpression, *, anywhere: bool) -> str:
     letters = {"IGNORECASE": "i", "MULTILINE": "m", "DOTALL": "s"}
     flags = "".join(sorted(letters[flag.name] for flag in value.flags))
-    body, read = regex.leading_flags(str(value.regexp), regex.Flags())
+    body, read = regex.leading_flags(expression_of(value), regex.Flags())
     flags += "".join(
         letter
         for letter, given in (("i", read.ignore_case), ("m", read.multi_line), ("s", read.dot_all))

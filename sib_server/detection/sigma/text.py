@@ -15,12 +15,12 @@ from enum import Enum
 from itertools import product
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from sigma.types import Placeholder, SigmaCasedString, SpecialChars
+from sigma.types import Placeholder, SigmaCasedString, SigmaString, SpecialChars
 
 from sib_server.detection.sigma.errors import FalcoUnsupportedError
 
 if TYPE_CHECKING:
-    from sigma.types import SigmaString
+    from sigma.types import SigmaRegularExpression
 
 MAX_VARIANTS: Final = 16
 """Case variants of one value with letters outside ASCII."""
@@ -131,15 +131,33 @@ def from_sigma(value: SigmaString) -> Pattern:
     """
     parts: list[Part] = []
     for part in value.s:
-        if isinstance(part, Placeholder):
-            raise FalcoUnsupportedError(
-                f"the placeholder %{part.name}% has no values: give them with a pySigma pipeline"
-            )
+        part = _filled(part)  # noqa: PLW2901
         if isinstance(part, SpecialChars):
             parts.append(Wild.ANY if part is SpecialChars.WILDCARD_MULTI else Wild.ONE)
         else:
             parts.append(part)
     return pattern(tuple(parts), cased=isinstance(value, SigmaCasedString))
+
+
+def expression_of(value: SigmaRegularExpression) -> str:
+    """Read a regular expression of a rule.
+
+    Raises:
+        FalcoUnsupportedError: no text, or a placeholder that no pipeline has filled.
+    """
+    if not isinstance(value.regexp, SigmaString):
+        raise FalcoUnsupportedError("the rule has an expression without text")
+    for part in value.regexp.s:
+        _filled(part)
+    return str(value.regexp)
+
+
+def _filled(part: str | SpecialChars | Placeholder) -> str | SpecialChars:
+    if isinstance(part, Placeholder):
+        raise FalcoUnsupportedError(
+            f"the placeholder %{part.name}% has no values: give them with a pySigma pipeline"
+        )
+    return part
 
 
 def literal(text: str, *, cased: bool = False) -> Pattern:

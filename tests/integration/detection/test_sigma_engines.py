@@ -15,6 +15,7 @@ import yaml
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
 from sib_server.detection.sigma.store import falco_document, ruler_groups_document, stored
+from sib_server.detection.sigma.streams import FALCO
 from tests.sigma_proof import engine, logs, meaning
 from tests.sigma_proof.actions import Act
 
@@ -107,16 +108,18 @@ def test_loki_agrees_with_sqlite_about_lines() -> None:
     }
 
 
-CORRELATIONS = """
+SHELL = "20000000-0000-4000-8000-000000000001"
+CORRELATIONS = f"""
 title: Failed
 name: failed
-logsource: {product: linux, service: sshd}
-detection: {k: ['Failed password'], condition: k}
+logsource: {{product: linux, service: sshd}}
+detection: {{k: ['Failed password'], condition: k}}
 ---
 title: Shell
+id: {SHELL}
 name: shell
-logsource: {product: linux, category: process_creation}
-detection: {s: {'Image|endswith': /sh}, condition: s}
+logsource: {{product: linux, category: process_creation}}
+detection: {{s: {{'Image|endswith': /sh}}, condition: s}}
 ---
 title: Many
 correlation:
@@ -124,10 +127,10 @@ correlation:
   rules: [failed]
   group-by: [host]
   timespan: 10m
-  condition: {gte: 3}
+  condition: {{gte: 3}}
 ---
 title: Both
-correlation: {type: temporal, rules: [failed, shell], group-by: [host], timespan: 10m}
+correlation: {{type: temporal, rules: [failed, shell], group-by: [host], timespan: 10m}}
 ---
 title: Users
 correlation:
@@ -135,7 +138,7 @@ correlation:
   rules: [shell]
   group-by: [host]
   timespan: 10m
-  condition: {gte: 2, field: User}
+  condition: {{gte: 2, field: User}}
 """
 
 
@@ -154,14 +157,15 @@ def test_correlations_and_the_ruler_on_loki(tmp_path: Path) -> None:
 
     def shell(host: str, user: str) -> logs.Line:
         event = {"rule": "Shell", "output_fields": {"user.name": user}}
-        return line(host, "falco", json.dumps(event))
+        return line(host, FALCO, json.dumps(event))
 
     lines = [line("many", "auth", f"Failed password {n}") for n in range(3)]
     lines += [line("few", "auth", f"Failed password {n}") for n in range(2)]
     lines += [line("both", "auth", "Failed password"), shell("both", "a")]
     lines += [shell("users", "a"), shell("users", "b"), shell("one", "a"), shell("one", "a")]
     with logs.loki(document) as address:
-        logs.push(address, lines, rule="Shell")
+        # As the server's sink has it; the name says nothing, since another rule may have it, too.
+        logs.push(address, lines, rule="Shell", tags=f"T1059,sigma,sigma:{SHELL},x")
         logs.settled(address, len(lines))
         found = {
             title: logs.hosts(address, made[title].documents[0]["rules"][0]["expr"])

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from sigma.collection import SigmaCollection
 from sigma.conditions import (
     ConditionFieldEqualsValueExpression,
@@ -129,6 +131,91 @@ def test_refusals_say_why(item: Any, reason: str) -> None:
     assert made.target is Target.NONE
     assert made.output == ""
     assert reason in str(made.reason)
+
+
+WEB = {"category": "webserver"}
+
+
+@pytest.mark.parametrize(
+    ("item", "logsource", "parts"),
+    [
+        # One value that stands for several is each of them, also without a field.
+        ({"|windash|contains": "-x"}, SYSLOG, ["(?is:-x)|(?is:/x)"]),
+        ({"|base64offset|contains": "foobar"}, SYSLOG, ["(?is:Zm9vYmFy)|(?is:Zvb2Jhc)"]),
+        ({"|windash|contains": "-x"}, PROCESS, ['contains anyof ("-x", "/x"']),
+        # An expression's flags count without a field, too.
+        ({"|re|i": "Foo.x"}, PROCESS, ["tolower(proc.exeline) regex", "foo.x"]),
+        # A line with `-` for a number must not fail the query, as `sc_bytes>10` would.
+        (
+            {"sc-bytes|gte": 10},
+            WEB,
+            ['eq (count "^-?[0-9]{1,15}', "ge (float64 .sc_bytes) 10.0", "sigma_0=~`1`"],
+        ),
+        (
+            {"c-uri|fieldref|endswith": "cs-referer"},
+            WEB,
+            ["if and .c_uri .cs_referer", "hasSuffix (lower .cs_referer) (lower .c_uri)"],
+        ),
+        ({"c-ip|cidr": "2001:db8::/32"}, WEB, ['c_ip=ip("2001:db8::/32")']),
+        ({"cs-referer|exists": False}, WEB, ['cs_referer=""']),
+        ({"sc-status": 200}, WEB, ["sc_status=~`200`"]),
+    ],
+)
+def test_what_values_and_comparisons_stand_for(
+    item: Any, logsource: dict[str, str], parts: list[str]
+) -> None:
+    made = convert(one(item), logsource)
+    assert made.reason is None
+    text = str(
+        made.documents[-1].get("condition") or made.documents[0].get("rules", [{}])[0].get("expr")
+    )
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ({"c-uri|minute": 5}, "no part of a time"),
+        ({"c-uri|fieldref": "nope"}, "no field nope"),
+        ({"c-uri|re|expand": "%x%"}, "placeholder %x%"),
+    ],
+)
+def test_what_log_lines_cannot_be_asked_is_refused(item: Any, reason: str) -> None:
+    assert reason in str(convert(one(item), WEB).reason)
+
+
+MODIFIERS = (
+    *("all", "base64", "base64offset", "cased", "cidr", "contains", "endswith", "exists"),
+    *("expand", "fieldref", "gt", "gte", "i", "lt", "lte", "m", "minute", "neq", "re", "s"),
+    *("startswith", "utf16", "utf16be", "wide", "windash"),
+)
+
+
+@given(
+    name=st.sampled_from(["", "CommandLine", "Image", "LogonId", "c-uri", "sc-bytes"]),
+    modifiers=st.lists(st.sampled_from(MODIFIERS), max_size=3),
+    value=st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["-x", "10.0.0.0/8", "%x%", "Image", "c-uri", "a*b", "a\\*", "(", "[a-z]+"])
+    | st.lists(st.text(max_size=4), max_size=3),
+    logsource=st.sampled_from([PROCESS, WEB, SYSLOG]),
+)
+def test_any_comparison_is_converted_or_refused(
+    name: str, modifiers: list[str], value: Any, logsource: dict[str, str]
+) -> None:
+    item = {"|".join([name, *modifiers]): value} if name or modifiers else [value]
+    made = convert(one(item), logsource)
+    text = made.output + str(made.reason)
+    # Nothing of pySigma's own objects is taken for text, nor is a reason another one each time.
+    assert "SigmaString(" not in made.output
+    assert "SpecialChars" not in made.output
+    assert " at 0x" not in text
+    assert (made.target is Target.NONE) is (made.reason is not None)
+    assert convert(one(item), logsource) == made
 
 
 def test_placeholders_are_filled_from_a_file() -> None:
@@ -374,7 +461,7 @@ def test_web_server_logs_have_fields() -> None:
     for part in (
         "cs_method=~`(?is:GET)`",
         "(?s:.*)(?i:/\\.\\.)(?s:.*)",
-        "sc_status=200",
+        "sc_status=~`200`",
         "(?s:.*X.*)",
     ):
         assert part in made
