@@ -26,6 +26,9 @@ from sib_server.detection.rules.sources import read_paths
 from sib_server.detection.rules.store import change_decisions
 from sib_server.detection.rules.tuning import output_fields, propose
 from sib_server.detection.rules.writing import write
+from sib_server.detection.sigma.collection import read_files
+from sib_server.detection.sigma.convert import convert_files
+from sib_server.detection.sigma.store import SigmaStore
 from tests.support.components import ROOT, component
 from tests.support.rules import AT, FALCO, Place
 
@@ -75,6 +78,24 @@ def test_the_shipped_rules_as_compiled_are_taken(tmp_path: Path) -> None:
     )
     compiled = compile_rules(msgspec.structs.replace(place.settings, detection=detection))
     assert validate(*written(tmp_path / "out", dict(compiled.checked().files))) == []
+
+
+def test_sigmahqs_rules_among_ours_and_the_falco_projects_are_taken(tmp_path: Path) -> None:
+    shared = os.environ.get("SIB_SHARED")
+    corpus = (Path(shared) if shared else ROOT.parent / "shared") / "data" / "sigma-linux"
+    if not corpus.is_dir():
+        pytest.skip("SigmaHQ's Linux rules not found: set SIB_SHARED")
+    stock = component("falco", "rules/falco_rules.yaml")
+    place = Place(tmp_path)
+    SigmaStore(place.settings.sigma.directory).put(convert_files(read_files([corpus])))
+    detection = msgspec.structs.replace(
+        place.settings.detection, shipped_rules=RULES, falco_rules=stock
+    )
+    compiled = compile_rules(msgspec.structs.replace(place.settings, detection=detection))
+    files = dict(compiled.checked().files)
+    assert sum(body.count(b"sigma:") for body in files.values()) >= 184
+    plugin = component("falco", "plugins/libcontainer.so")
+    assert validate(stock, *written(tmp_path / "out", files), plugin=plugin) == []
 
 
 @pytest.mark.parametrize("with_stock", [True, False])
