@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -347,3 +348,32 @@ def test_what_the_check_calls_enabled_is_what_falcosidekick_enables(tmp_path: Pa
     line = next(line for line in log.read_text().splitlines() if "Enabled Outputs" in line)
     told = set(line.partition("Outputs: [")[2].partition("]")[0].split())
     assert told == {_ENABLED_AT_START[item.name] for item in outputs.enabled}
+
+
+RULE = """
+title: Somebody was let in
+id: 5f3c2d0e-0000-4000-8000-000000000002
+status: test
+logsource: {product: linux, service: sshd}
+detection: {words: [Accepted publickey], condition: words}
+level: low
+"""
+
+
+def test_the_doctor_says_whether_loki_evaluates_imported_rules(
+    stack: Stack, tmp_path: Path
+) -> None:
+    (tmp_path / "rule.yml").write_text(RULE)
+    stack.server.cli("sigma", "import", str(tmp_path / "rule.yml"))
+
+    def finding() -> tuple[str, str]:
+        done = stack.server.cli("doctor", "--json", check=False)
+        (found,) = [one for one in json.loads(done.stdout) if one["check"] == "sigma-logs"]
+        return found["verdict"], found["problem"]
+
+    verdict, problem = finding()
+    assert (verdict, "not loaded 1 of 1" in problem) == ("failed", True)
+    # As the unit's bind shows it to Loki.
+    store = SigmaStore(stack.server.settings.sigma.directory)
+    shutil.copy(store.ruler_file, stack.layout.ruler / "fake")
+    assert until("Loki to load it", lambda: finding()[0] == "well")

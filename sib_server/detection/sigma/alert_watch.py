@@ -78,19 +78,19 @@ class Ruler:
     access: StoreAccess
     tenant: str | None
 
-    def alerts(self) -> list[FiringAlert]:
-        """The alerts of imported rules that fire now.
+    def ask(self, path: str) -> bytes:
+        """One answer of its API.
 
         Raises:
-            HTTPError, OSError: no answer.
-            RulerError, MalformedMessageError: another one than the ruler's.
+            HTTPError, OSError: there is none.
+            RulerError: another one than the ruler's.
             StoreAccessError, FileAccessError: the access cannot be used.
         """
-        url = self.url.rstrip("/") + PATH
+        url = self.url.rstrip("/") + path
         status, content = fetch(url, self.access, tenant=self.tenant, most=MOST_BYTES)
         if status != 200:
             raise RulerError(url, status)
-        return parse_alerts(content)
+        return content
 
 
 def find_ruler(settings: ServerSettings) -> Ruler | None:
@@ -154,7 +154,7 @@ class AlertWatch:
         Raises:
             HTTPError, OSError, SibError: not now; what is not remembered as reported comes again.
         """
-        alerts = await asyncio.to_thread(self._ruler.alerts)
+        alerts = parse_alerts(await asyncio.to_thread(self._ruler.ask, PATH))
         known = await asyncio.to_thread(_load, self._file)
         new = choose_new(alerts, known)
         # Together, so that they are durable by one commit.

@@ -150,14 +150,15 @@ def falco_document(rules: Iterable[StoredRule]) -> str:
     return dump_yaml(items)
 
 
+def alerting_on_logs(rules: Iterable[StoredRule]) -> list[StoredRule]:
+    """Those that go to LogQL and alert on their own, by id."""
+    found = (rule for rule in rules if rule.target is Target.LOGQL and not rule.silent)
+    return sorted(found, key=lambda rule: rule.id)
+
+
 def ruler_groups_document(rules: Iterable[StoredRule]) -> str:
-    """The file for Loki's ruler: every rule that goes to LogQL and alerts on its own, by id."""
-    return ruler_document(
-        group
-        for rule in sorted(rules, key=lambda rule: rule.id)
-        if rule.target is Target.LOGQL and not rule.silent
-        for group in rule.documents
-    )
+    """The file for Loki's ruler."""
+    return ruler_document(group for rule in alerting_on_logs(rules) for group in rule.documents)
 
 
 class SigmaStore:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from urllib3.exceptions import HTTPError
 
 from sib_protocol import __version__
 from sib_protocol.checks import Finding, failed, failed_by, skipped, well
@@ -16,6 +17,8 @@ from sib_protocol.errors import SibError
 from sib_protocol.machine import GIB, judge_clock, judge_disk, judge_memory
 from sib_protocol.machine_facts import find_clock, find_disk, find_listeners, find_memory
 from sib_protocol.messages import BundleOutcome
+from sib_server.detection.sigma.alert_watch import find_ruler
+from sib_server.detection.sigma.store import SigmaStore, alerting_on_logs
 from sib_server.events.reader import JournalReader
 from sib_server.operations.accounts import acting_as, server_account
 from sib_server.operations.backup.places import find_places
@@ -23,6 +26,7 @@ from sib_server.operations.disk.decision import read_decision
 from sib_server.operations.disk.findings import judge_disk_use
 from sib_server.operations.doctor import judgements as judge
 from sib_server.operations.doctor.facts import HostFact, find_files, sample_journal
+from sib_server.operations.doctor.ruler import CHECK, PATH, judge_ruler
 from sib_server.operations.doctor.way import Way
 from sib_server.operations.stores import store_states, store_urls
 from sib_server.operations.units import UNITS, unit_states
@@ -77,6 +81,7 @@ def examine(server: ServerContext, *, alert: bool, patience: float) -> Iterator[
         )
         yield from _identities(server)
         yield from _stores(settings)
+        yield from _imported(settings)
         yield from _journal(settings)
         yield from _fleet(server)
         yield from _walk(server, alert=alert, patience=patience)
@@ -175,6 +180,27 @@ def _stores(settings: ServerSettings) -> Iterator[Finding]:
                 f"{store.url} does not say that it is ready: {store.answer}",
                 f"'sib-server logs {store.name}'; a Loki that was just started needs 15 s",
             )
+
+
+def _imported(settings: ServerSettings) -> Iterator[Finding]:
+    store = SigmaStore(settings.sigma.directory)
+    try:
+        wanted = {rule.id for rule in alerting_on_logs(store.load().values())}
+        if not wanted:
+            return
+        ruler = find_ruler(settings)
+        if ruler is None:
+            yield failed(
+                CHECK,
+                f"{len(wanted)} imported rules over logs, and no Loki that evaluates them",
+                "install sib-loki and run 'sib-server setup', or set stack.loki.url",
+            )
+            return
+        yield judge_ruler(wanted, ruler.ask(PATH), store.ruler_file)
+    except SibError as error:
+        yield failed_by(CHECK, error)
+    except (HTTPError, OSError) as error:
+        yield failed(CHECK, f"Loki does not answer: {error}"[:400], "systemctl start sib-loki")
 
 
 def _journal(settings: ServerSettings) -> Iterator[Finding]:
