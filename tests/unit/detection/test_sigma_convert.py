@@ -585,6 +585,35 @@ def test_correlations_that_logql_cannot_count(text: str, reason: str) -> None:
     assert reason in str(made.reason)
 
 
+@pytest.mark.parametrize(
+    ("category", "field", "counted"),
+    [
+        ("network_connection", "DestinationIp", "fd.sip"),
+        ("file_event", "Image", "proc.exepath"),
+        # Another Falco field for each way to make a file; one that the output does not print.
+        ("file_event", "TargetFilename", None),
+        ("process_creation", "ProcessName", None),
+    ],
+)
+def test_only_fields_that_each_event_has_are_counted(
+    category: str, field: str, counted: str | None
+) -> None:
+    text = (
+        f"title: One\nid: {uuid.UUID(int=5)}\nname: one\n"
+        f"logsource: {{product: linux, category: {category}}}\n"
+        "detection: {s: {Image: /x}, condition: s}\n---\n"
+        "title: C\ncorrelation: {type: value_count, rules: [one], group-by: [host], "
+        f"timespan: 5m, condition: {{gte: 2, field: {field}}}}}\n"
+    )
+    made = convert_files([RuleFile("c.yml", text)])[-1]
+    if counted is None:
+        assert "or not each of them" in str(made.reason)
+        return
+    found = made.documents[0]["rules"][0]["expr"]
+    assert f'output_fields[\\"{counted}\\"]' in found
+    assert f"tags=~`(.*,)?sigma:{uuid.UUID(int=5)}(,.*)?`" in found
+
+
 def test_a_rule_that_only_a_correlation_uses_raises_no_alert() -> None:
     text = BASE + "  {type: event_count, rules: [failed], timespan: 5m, condition: {gte: 1}}"
     made = convert_files([RuleFile("c.yml", text)])
