@@ -17,7 +17,7 @@ from sib_server.detection.indicators.aggregate import SPLIT, aggregate, collapse
 from sib_server.detection.indicators.kinds import Kind, Observable, recognise
 from sib_server.detection.indicators.lookups import is_visible, lookup_condition, wire_name
 from sib_server.detection.indicators.merge import Indicator, Sighting
-from sib_server.detection.indicators.networks import LEAF, network_condition
+from sib_server.detection.indicators.networks import BRANCHES, LEAF, network_condition
 from sib_server.detection.indicators.rules import Shipment, Tier, choose, rule_document
 from sib_server.detection.indicators.settings import ShippingSettings
 from sib_server.detection.rules.conditions import checks, values
@@ -110,7 +110,8 @@ def test_the_tree_grows_with_the_logarithm_and_can_be_compiled(place: Callable[[
     for sign in condition:
         depth += (sign == "(") - (sign == ")")
         deepest = max(deepest, depth)
-    assert deepest <= 2 * math.ceil(math.log(len(networks) / LEAF, 1.5)) + 1
+    # A level parts the networks three times; what is left of uneven ones are the address's bits.
+    assert deepest <= 2 * (math.ceil(math.log(len(networks) / LEAF, BRANCHES)) + 32 // 3)
     assert sum(len(values(check)) for check in checks(parse(condition))) >= len(networks)
 
 
