@@ -15,7 +15,11 @@ from sib_protocol.errors import ExitCode
 from sib_server.cli import intel_reports as reports
 from sib_server.cli.intel_hunt import explain_command, hunt_command, json_option
 from sib_server.cli.intel_progress import FeedProgress
-from sib_server.detection.indicators.catalogue import FeedDefinition, find_feed
+from sib_server.detection.indicators.catalogue import (
+    FeedDefinition,
+    UnknownFeedError,
+    find_feed,
+)
 from sib_server.detection.indicators.enrichment import enrichment_of
 from sib_server.detection.indicators.formats.shape import Format, Shape
 from sib_server.detection.indicators.index import Index
@@ -30,7 +34,13 @@ from sib_server.detection.indicators.state import (
     load_states,
     save_allowed,
 )
-from sib_server.detection.indicators.update import FeedReport, Hooks, purge_excluded, update
+from sib_server.detection.indicators.update import (
+    FeedReport,
+    Hooks,
+    forget_feed,
+    purge_excluded,
+    update,
+)
 from sib_server.events.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -226,6 +236,35 @@ def status_command(context: click.Context, as_json: bool) -> None:
     click.echo(f"indicators: {total or 'none yet; run sib-server intel update'}")
 
 
+@intel.command("forget")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.pass_context
+def forget_command(context: click.Context, name: str, dry_run: bool) -> None:
+    """Drop all that one feed, or one file of your own, ever said.
+
+    What other feeds say, too, stays. A feed that is on comes back with its next update: switch it
+    off in the settings first.
+
+    \b
+    Examples:
+      sib-server intel forget cert-2026-11
+      sib-server intel forget feodo --dry-run
+    """
+    settings = _settings(context)
+    states = load_states(settings.directory).feeds
+    if name not in states:
+        raise UnknownFeedError(name, tuple(sorted(states)))
+    if dry_run:
+        click.echo(f"{states[name].indicators} indicators of {name} would go")
+        return
+    gone = forget_feed(settings, name, now=int(time.time()))
+    click.echo(f"{gone} indicators of {name} went")
+    feed = next((one for one in all_feeds(settings) if one.name == name), None)
+    if feed is not None and feed.enabled:
+        click.echo(f"the next update brings {name} back: it is on", err=True)
+
+
 @intel.command("lookup")
 @click.argument("values", nargs=-1, required=True)
 @json_option
@@ -257,6 +296,8 @@ def lookup_command(context: click.Context, values: tuple[str, ...], as_json: boo
                     click.echo(sentence)
     finally:
         index.close()
+    if not index.updated:
+        click.echo("no feed was taken yet, so nothing is known: sib-server intel update", err=True)
     if nothing:
         raise click.exceptions.Exit(ExitCode.USAGE)
 

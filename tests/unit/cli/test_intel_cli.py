@@ -257,3 +257,20 @@ def test_an_event_is_explained_with_where_the_fleet_met_its_indicator(shell: She
     unknown = shell("explain", f"{stream}/9").exception
     assert isinstance(unknown, UnknownEventError)
     assert unknown.exit_code == 8
+
+
+def test_what_one_feed_said_is_forgotten(shell: Shell, tmp_path: Path) -> None:
+    empty = shell("lookup", "45.66.77.88")
+    assert "no feed was taken yet" in empty.stderr
+    own = tmp_path / "own.txt"
+    own.write_text("45.66.77.88\n45.66.77.89\n")
+    shell("import", str(own), "--feed", "mine", "--kind", "address")
+    shell("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"))
+    assert "no feed" not in shell("lookup", "45.66.77.88").stderr
+    assert shell("forget", "mine", "--dry-run").stdout == "2 indicators of mine would go\n"
+    assert shell("forget", "mine").stdout == "2 indicators of mine went\n"
+    both, own_only = shell.lines("lookup", "--json", "45.66.77.88", "45.66.77.89")
+    assert both["indicators"][0]["feeds"] == ["feodo"]
+    assert not own_only["found"]
+    again = shell("forget", "mine")
+    assert isinstance(again.exception, UnknownFeedError)
