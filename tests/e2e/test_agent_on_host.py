@@ -185,7 +185,7 @@ def test_alloy_ships_under_its_unit(enrolled: Host) -> None:
 
 def test_nothing_is_left_by_a_purge(enrolled: Host) -> None:
     steps = json.loads(enrolled.do("sib-agent", "uninstall", "--purge", "--dry-run", "--json"))
-    assert "systemctl stop sib-agent.target" in steps["steps"]
+    assert "systemctl stop sib-agent.target sib-agent.service" in steps["steps"]
     enrolled.do("sib-agent", "uninstall", "--purge", "--yes", timeout=120)
     left = enrolled.do("find", "/var/lib", "/etc", "/run", "-maxdepth", "1", "-name", "sib*")
     assert left.strip() == ""

@@ -15,8 +15,9 @@ import pytest
 
 from sib_agent.settings import AgentSettings
 from sib_agent.setup.alloy_config import render_alloy
-from tests.support.components import RealLoki, RealPrometheus, component, free_port, get
+from tests.support.components import RealLoki, RealPrometheus, component, get
 from tests.support.lab import Agent, Server
+from tests.support.ports import free_port
 from tests.support.proxy import wait_for
 
 pytestmark = pytest.mark.timeout(300)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from sib_agent.setup.falco_config import PROBE_RULE
-from tests.support.components import component, free_port
+from tests.support.components import component
 from tests.support.falco import RealFalco
 from tests.support.lab import Agent, Server
+from tests.support.ports import free_port
 from tests.support.proxy import wait_for
 
 pytestmark = pytest.mark.timeout(240)

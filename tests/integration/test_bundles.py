@@ -79,7 +79,7 @@ def ended(agent: Agent, version: int, seconds: float = PATIENCE) -> dict[str, An
         end = bundle_of(agent)["ended"]
         return end is not None and end["version"] == version
 
-    wait_for(f"bundle {version} ends: {agent.tail()}", done, seconds)
+    wait_for(lambda: f"bundle {version} ends: {agent.tail()}", done, seconds)
     return dict(bundle_of(agent)["ended"])
 
 

@@ -26,8 +26,9 @@ from sib_server.settings_files import load_server_settings
 from sib_server.stack.layout import Component, Layout
 from sib_server.stack.outputs import known_outputs, read_outputs
 from tests.fakes.events import SECOND, stored
-from tests.support.components import component, free_port, get, post_json
+from tests.support.components import component, get, post_json
 from tests.support.lab import Agent, Server, event_line
+from tests.support.ports import free_port
 from tests.support.stack import Unit, is_ready, pings, run_setup, stack_settings, takes_pushes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

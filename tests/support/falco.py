@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from sib_agent.setup.falco_config import PROBE_PREFIX
-from tests.support.components import component, free_port, get
+from tests.support.components import component, get
 from tests.support.lab import Agent
+from tests.support.ports import free_port
 
 STARTS_WITHIN = 90.0
 

@@ -23,6 +23,7 @@ from sib_server.events.reader import JournalReader
 from sib_server.events.stored import Seq
 from sib_server.pki.authority import Authority
 from sib_server.settings import ServerSettings
+from tests.support.ports import free_port
 from tests.support.proxy import wait_for
 
 if TYPE_CHECKING:
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -152,8 +153,11 @@ def http_answer(status: int, body: str = "", headers: dict[str, Any] | None = No
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def wait_for(what: str, condition: Any, seconds: float) -> None:
+def wait_for(what: str | Callable[[], str], condition: Any, seconds: float) -> None:
+    """Wait; what is waited for may be said at the end, when logs tell more."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        if time.monotonic() >= end:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {seconds:.0f} s: {said}")
         time.sleep(0.05)

@@ -16,7 +16,8 @@ from sib_server.stack.layout import Component, Layout
 from sib_server.stack.services import Systemd
 from sib_server.stack.settings import Use
 from sib_server.stack.setup import Setup, SetupReport
-from tests.support.components import ROOT, component, free_port, get, post_json
+from tests.support.components import ROOT, component, get, post_json
+from tests.support.ports import free_port
 
 LOCAL = {
     **dict.fromkeys(Component, Use.OFF),

@@ -91,8 +91,8 @@ class BundleKeeper:
     def _judge(self) -> None:
         rollout = self._desk.shelf.releases.rollout
         verdict = judge_rollout(rollout, self._standings(), time.time_ns(), self._policy)
-        if isinstance(verdict, Stop):
-            release = self._publisher.stop(verdict.reason)
+        if isinstance(verdict, Stop) and rollout.candidate is not None:
+            release = self._publisher.stop(rollout.candidate, verdict.reason)
             if release is not None:
                 _log.error(
                     "the rollout of bundle %s is stopped: %s; bundle %s brings back %s",

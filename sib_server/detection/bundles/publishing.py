@@ -118,16 +118,21 @@ class Publisher:
             releases = self._repository.releases()
             return self._restore(releases, earlier(releases, to), stopped=None)
 
-    def stop(self, reason: str) -> Release | None:
-        """Stop the rollout under way; its hosts get what was stable before, as a new version.
+    def stop(self, candidate: int, reason: str) -> Release | None:
+        """Stop a rollout; its hosts get what was stable before, as a new version.
+
+        Args:
+            candidate: the version that is judged to do harm.
+            reason: why.
 
         Returns:
-            The new release; ``None`` if there was no rollout.
+            The new release; ``None`` if it is not rolled out any more. Another one may be, since it
+            was judged: to stop that would bring back, as what was stable, the one that did harm.
         """
         with self._repository.locked():
             releases = self._repository.releases()
             rollout = releases.rollout
-            if rollout.candidate is None:
+            if rollout.candidate != candidate:
                 return None
             stopped = Stopped(rollout.candidate, reason, self._clock())
             return self._restore(releases, releases.find(rollout.stable), stopped)

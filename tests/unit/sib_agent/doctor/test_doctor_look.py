@@ -21,7 +21,7 @@ from sib_agent.setup import steps
 from sib_protocol.checks import Finding, Verdict
 from sib_protocol.identity import IdentityStore
 from sib_protocol.settings import parse_settings
-from tests.support.components import free_port
+from tests.support.ports import free_port
 
 
 class Place:

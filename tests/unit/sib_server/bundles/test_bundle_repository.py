@@ -102,7 +102,12 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     @rule(after=crashes)
     def stop(self, after: int | None) -> None:
-        self.crashing(lambda: self.publisher.stop("it went wrong"), after)
+        def work() -> None:
+            candidate = self.repository.releases().rollout.candidate
+            if candidate is not None:
+                self.publisher.stop(candidate, "it went wrong")
+
+        self.crashing(work, after)
 
     @rule(role=st.sampled_from(["root", "targets", "snapshot", "timestamp"]), after=crashes)
     def rotate(self, role: str, after: int | None) -> None:
@@ -299,6 +304,16 @@ def test_a_creation_that_was_cut_off_is_finished_with_the_same_root(tmp_path: Pa
     assert repository.root_path().read_bytes() == root
 
 
+def test_what_was_published_while_another_was_judged_is_not_stopped_for_it(
+    repository: Repository,
+) -> None:
+    publisher = Publisher(repository)
+    bad = publisher.publish(make_content({"rules/a.yaml": b"bad"}, {}))
+    good = publisher.publish(make_content({"rules/a.yaml": b"good"}, {}))
+    assert publisher.stop(bad.version, "hosts refused it") is None
+    assert repository.releases().rollout.candidate == good.version
+
+
 def test_stopping_the_first_rollout_of_all_leaves_hosts_without_rules(
     repository: Repository,
 ) -> None:
@@ -306,14 +321,14 @@ def test_stopping_the_first_rollout_of_all_leaves_hosts_without_rules(
     hosts = [HostId(new_host_id()) for _ in range(3)]
     first = publisher.publish(make_content({"rules/a.yaml": b"1"}, {}), hosts=hosts, percent=1.0)
     assert repository.releases().rollout.stage is Stage.CANARY
-    back = publisher.stop("all of them crashed")
+    back = publisher.stop(first.version, "all of them crashed")
     assert back is not None
     assert (back.version, back.restores) == (first.version + 1, 0)
     assert unpack(repository.archive(back.parts[0].sha256).read_bytes()) == {}
     rollout = repository.releases().rollout
     assert rollout.stopped is not None
     assert (rollout.stable, rollout.stopped.version) == (2, 1)
-    assert publisher.stop("again") is None
+    assert publisher.stop(first.version, "again") is None
     assert not publisher.go_on(rollout)
     with pytest.raises(UnknownReleaseError, match="a bundle 77"):
         publisher.roll_back(77)
