@@ -158,7 +158,7 @@ class _Run:
         except RuleRefusedError as error:
             self.refuse(file.path, "", "", error.reason, file.text)
             return
-        except (SigmaError, TypeError, ValueError, AttributeError, KeyError) as error:
+        except (SigmaError, TypeError, ValueError, AttributeError, LookupError) as error:
             # pySigma raises the last four for documents that are not shaped like a rule.
             self.refuse(file.path, "", "", f"not a Sigma rule: {_reason(error)}", file.text)
             return
