@@ -41,7 +41,7 @@ webserver: {{enabled: false}}
 file_output: {{enabled: true, keep_alive: true, filename: {events}}}
 watch_config_files: false
 load_plugins: []
-rule_matching: first
+rule_matching: {matching}
 """
 
 NO_LIST = """
@@ -124,7 +124,7 @@ def measure_live(
 ) -> dict[str, object]:
     events = work / "events.jsonl"
     events.unlink(missing_ok=True)
-    (work / "falco.yaml").write_text(CONFIGURATION.format(events=events))
+    (work / "falco.yaml").write_text(CONFIGURATION.format(events=events, matching="first"))
     (work / "rules.yaml").write_text(rules)
     log = work / "falco.log"
     with log.open("w") as out:
@@ -174,7 +174,9 @@ RECORD_ALL = """
 
 def record(falco: Path, work: Path, networks_file: Path, seconds: float, peers: int) -> Path:
     """Capture the system calls of the load once, so that forms are compared on the very same."""
-    (work / "falco.yaml").write_text(CONFIGURATION.format(events=work / "recorded.jsonl"))
+    (work / "falco.yaml").write_text(
+        CONFIGURATION.format(events=work / "recorded.jsonl", matching="first")
+    )
     (work / "rules.yaml").write_text(RECORD_ALL)
     options = {
         "capture.enabled": "true",
@@ -200,7 +202,9 @@ def record(falco: Path, work: Path, networks_file: Path, seconds: float, peers: 
 
 def measure_replay(falco: Path, rules: str, work: Path, capture: Path, connections: int) -> float:
     """Microseconds of Falco's CPU a connection: a replay less the start alone."""
-    (work / "falco.yaml").write_text(CONFIGURATION.format(events=work / "events.jsonl"))
+    (work / "falco.yaml").write_text(
+        CONFIGURATION.format(events=work / "events.jsonl", matching="first")
+    )
     (work / "rules.yaml").write_text(rules)
 
     def spent(*options: str) -> float:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH: Final = 250
 """Steps into one another, of which a bracket takes five. Falco's own bound is 1,000. Nobody who
-writes 50 brackets in brackets can say what they mean; the tree of 50,000 networks may take 36."""
+writes 50 brackets in brackets can say what they mean; the tree of 50,000 networks may take 32."""
 MAX_LENGTH: Final = 4 * 1024 * 1024
 
 _SPACE: Final = r"\t\n\v\f\r "

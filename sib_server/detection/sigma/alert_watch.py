@@ -109,6 +109,7 @@ class AlertWatch:
     Args:
         ruler: whom to ask.
         writer: of the journal.
+        own: whose the alert of a rule over several hosts is, as one of a host that is gone.
         find_host: the fleet's host of a name; raises HostNotFoundError.
         directory: where it is remembered what was reported.
         seconds: between two looks.

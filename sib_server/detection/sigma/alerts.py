@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sib_protocol.errors import MalformedMessageError
-from sib_protocol.events import Priority, parse_time_ns, sib_event
+from sib_protocol.events import parse_time_ns, sib_event
 from sib_protocol.ids import HostName, parse_host_name
+from sib_server.detection.sigma.levels import priority_of
 from sib_server.detection.sigma.ruler import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+    from sib_protocol.events import Priority
 
 PATH: Final = "/prometheus/api/v1/alerts"
 """Of Loki: where the ruler says which alerts fire."""
@@ -26,13 +29,6 @@ MOST_AT_ONCE: Final = 500
 _MOST_TEXT: Final = 2_000
 _MOST_LABELS: Final = 16
 _OWN_LABELS: Final = frozenset({"alertname", "severity", "source", "sigma_id", "technique", "host"})
-_PRIORITIES: Final = {
-    "critical": Priority.CRITICAL,
-    "high": Priority.ERROR,
-    "medium": Priority.WARNING,
-    "low": Priority.NOTICE,
-    "informational": Priority.INFORMATIONAL,
-}
 
 
 class _Alert(msgspec.Struct):
@@ -110,7 +106,7 @@ def _firing(alert: _Alert) -> FiringAlert | None:
         key=hashlib.sha256(msgspec.json.encode([sorted(labels.items()), since_ns])).hexdigest(),
         title=labels.get("alertname", "")[:_MOST_TEXT],
         sigma_id=labels.get("sigma_id", "")[:64],
-        priority=_PRIORITIES.get(labels.get("severity", ""), Priority.WARNING),
+        priority=priority_of(labels.get("severity", "")),
         host=_host(labels.get("host")),
         techniques=tuple(technique[:_MOST_TEXT].split(",")) if technique else (),
         since_ns=since_ns,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.sigma.condition import And, Check, Node, Not, Or, render
+from sib_server.detection.sigma.levels import level_of, priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,14 +21,6 @@ ENGINE: Final = "0.62.0"
 LIST_FROM: Final = 8
 """A list of so many values or more becomes a Falco list of its own."""
 _LIST_ITEM: Final = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.-]*")
-_PRIORITIES: Final = {
-    "INFORMATIONAL": "INFORMATIONAL",
-    "LOW": "NOTICE",
-    "MEDIUM": "WARNING",
-    "HIGH": "ERROR",
-    "CRITICAL": "CRITICAL",
-}
-_DEFAULT_PRIORITY: Final = "WARNING"
 MAX_NAME: Final = 200
 _OUTPUT: Final = (
     "user=%user.name uid=%user.uid program=%proc.exepath command=%proc.cmdline "
@@ -104,13 +97,12 @@ def build_rule(rule: SigmaRule, condition: Node, notes: Iterable[str] = ()) -> F
     prefix = f"sigma_{identity.replace('-', '')[:12] or _slug(rule.title)}"
     lists: dict[tuple[str, ...], str] = {}
     text = render(_with_lists(condition, lists, prefix))
-    priority = _PRIORITIES.get(rule.level.name, _DEFAULT_PRIORITY) if rule.level else None
     return FalcoRule(
         name=rule.title[:MAX_NAME],
         description=" ".join([_description(rule), *notes]),
         condition=text,
         output=_output(rule, identity, text),
-        priority=priority or _DEFAULT_PRIORITY,
+        priority=priority_of(level_of(rule)).value.upper(),
         tags=sigma_tags(rule),
         lists=tuple((name, items) for items, name in lists.items()),
     )

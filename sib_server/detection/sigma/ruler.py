@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sib_server.detection.dumping import dump_yaml
+from sib_server.detection.sigma.levels import level_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,13 +19,6 @@ WINDOW: Final = "5m"
 """How far back each evaluation looks: a line may reach Loki some minutes after it was written."""
 SOURCE: Final = "sigma"
 """The label ``source`` of imported rules' alerts, and the source of the events that they become."""
-_SEVERITIES: Final = {
-    "INFORMATIONAL": "informational",
-    "LOW": "low",
-    "MEDIUM": "medium",
-    "HIGH": "high",
-    "CRITICAL": "critical",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +70,7 @@ def build_alert(
     """Dress an expression as an alert."""
     techniques = [tag for tag in tags if tag[:1] == "T" and tag[1:5].isdigit()]
     labels = {
-        "severity": _SEVERITIES.get(rule.level.name, "medium") if rule.level else "medium",
+        "severity": level_of(rule),
         "source": SOURCE,
         "sigma_id": identity,
         **({"technique": ",".join(techniques)} if techniques else {}),

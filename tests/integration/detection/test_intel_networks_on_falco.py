@@ -16,6 +16,7 @@ import pytest
 from sib_server.detection.indicators.aggregate import Aggregate, collapse
 from sib_server.detection.indicators.networks import LEAF
 from sib_server.detection.indicators.rules import Shipment, Tier, rule_document
+from tests.bench.intel_falco import CONFIGURATION
 from tests.support.engine import live_falco
 
 if TYPE_CHECKING:
@@ -30,17 +31,6 @@ CONTROL = f"""
   condition: evt.type = connect and proc.cmdline contains {MARK} and fd.sip exists
   output: "%fd.sip"
   priority: NOTICE
-"""
-CONFIGURATION = """
-engine: {{kind: modern_ebpf, modern_ebpf: {{cpus_for_each_buffer: 2, buf_size_preset: 4}}}}
-json_output: true
-stdout_output: {{enabled: false}}
-syslog_output: {{enabled: false}}
-webserver: {{enabled: false}}
-file_output: {{enabled: true, keep_alive: true, filename: {events}}}
-watch_config_files: false
-load_plugins: []
-rule_matching: all
 """
 # A datagram socket's connect sends nothing; the namespace's every address is its loopback.
 CONNECT = f"""
@@ -94,7 +84,7 @@ def test_exactly_the_listed_networks_and_addresses_fire(tmp_path: Path) -> None:
     events, rules = tmp_path / "events.jsonl", tmp_path / "rules.yaml"
     items = Aggregate(tuple(sorted(single)), tuple(networks))
     rules.write_text(CONTROL + rule_document(Shipment({Tier.HIGH: items}, {}, {})))
-    (tmp_path / "falco.yaml").write_text(CONFIGURATION.format(events=events))
+    (tmp_path / "falco.yaml").write_text(CONFIGURATION.format(events=events, matching="all"))
     log = tmp_path / "falco.log"
     with log.open("wb") as out:
         engine = subprocess.Popen(
