@@ -125,6 +125,9 @@ class SibLogQLBackend(LogQLBackend):
         self.stream = stream
         self._inside = False
         self._labels: dict[str, str] = {}
+        # pySigma looks for the expression when a backend is made, and this one has it from its
+        # first conversion on: the first of a process could not say that a field is absent.
+        type(self).explicit_not_exists_expression = True
 
     def convert_rule(self, rule: SigmaRule, *args: Any, **options: Any) -> list[Any]:
         """One rule as queries; a long one may become several, of which any may match.
