@@ -57,6 +57,13 @@ class Target(Enum):
     NONE = "none"
 
 
+_REFUSALS: Final = (
+    *(SigmaError, TypeError, ValueError),
+    *(AttributeError, LookupError, NotImplementedError),
+)
+"""What pySigma raises for a rule that is none, or has a value that it has no form for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """What became of one rule.
@@ -158,8 +165,7 @@ class _Run:
         except RuleRefusedError as error:
             self.refuse(file.path, "", "", error.reason, file.text)
             return
-        except (SigmaError, TypeError, ValueError, AttributeError, LookupError) as error:
-            # pySigma raises the last four for documents that are not shaped like a rule.
+        except _REFUSALS as error:
             self.refuse(file.path, "", "", f"not a Sigma rule: {_reason(error)}", file.text)
             return
         for rule in [*found.rules, *found.filters]:
@@ -195,8 +201,7 @@ class _Run:
         identity, title = rule_id(rule), str(rule.title)
         try:
             made: Conversion = convert(rule, file)
-        except (SigmaError, ValueError, TypeError, NotImplementedError) as error:
-            # pySigma raises the last two for a value that it has no form for.
+        except _REFUSALS as error:
             return Conversion(
                 identity, title, file.path, Target.NONE, reason=_reason(error), source=file.text
             )

@@ -206,6 +206,7 @@ MODIFIERS = (
 )
 # pySigma looks at the first letter of an expression that has none.
 @example(name="", modifiers=["re", "contains"], value="", logsource=PROCESS)
+@example(name="CommandLine", modifiers=["windash", "windash"], value="", logsource=PROCESS)
 def test_any_comparison_is_converted_or_refused(
     name: str, modifiers: list[str], value: Any, logsource: dict[str, str]
 ) -> None:
