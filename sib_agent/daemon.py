@@ -157,8 +157,13 @@ class AgentDaemon:
                 settings.storm_events_per_second,
             ),
             trust=trust,
-            on_news=self._report_now.set,
+            on_news=self._tell,
         )
+
+    def _tell(self) -> None:
+        """The server and the status file hear of it at once."""
+        self._report_now.set()
+        self._wake.set()
 
     def _catch_signals(self) -> None:
         def on_stop(_number: int, _frame: FrameType | None) -> None:

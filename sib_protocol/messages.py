@@ -210,12 +210,14 @@ class BundleHealth(msgspec.Struct, frozen=True):
         ended: how the last one ended, if there was any.
         trying: the version that is being fetched or on trial, else ``None``.
         engine: what is known of Falco on the host: its version, or why there is none to watch.
+        failed: how the last one ended that was not taken, if any; the one after it may be in force.
     """
 
     version: int
     ended: BundleEnd | None = None
     trying: int | None = None
     engine: str = ""
+    failed: BundleEnd | None = None
 
 
 class HealthReport(msgspec.Struct, frozen=True):

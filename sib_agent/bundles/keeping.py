@@ -138,7 +138,7 @@ class BundleKeeper:
         """How the host stands; from any thread."""
         state = self._state
         trying = state.trial.version if state.trial is not None else None
-        return BundleHealth(state.version, state.ended, trying, self._view)
+        return BundleHealth(state.version, state.ended, trying, self._view, state.failed)
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop; the one who tells wakes it, too.
@@ -183,7 +183,11 @@ class BundleKeeper:
             case plan.Lost():
                 _log.error("bundles: the files of bundle %s are gone", state.in_force())
                 self._store.prepare()
-                self._keep(BundleState(trust=state.trust, floor=state.floor, bad=state.bad))
+                self._keep(
+                    BundleState(
+                        trust=state.trust, floor=state.floor, bad=state.bad, failed=state.failed
+                    )
+                )
             case plan.Began():
                 self._keep(states.switched(state))
             case plan.Watch():

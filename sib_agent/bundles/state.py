@@ -65,6 +65,8 @@ class BundleState(msgspec.Struct, frozen=True):
         bad: versions that were refused or rolled back; they are not tried again.
         trial: the bundle that is being put in force, if any.
         ended: how the last one ended, if any.
+        failed: how the last one ended that was not taken, if any: what the server then publishes in
+            its place ends within seconds, and would hide why.
     """
 
     trust: str = ""
@@ -75,6 +77,7 @@ class BundleState(msgspec.Struct, frozen=True):
     bad: tuple[int, ...] = ()
     trial: Trial | None = None
     ended: BundleEnd | None = None
+    failed: BundleEnd | None = None
 
     def in_force(self) -> int:
         """The directory that the symlink shall name now."""
@@ -125,7 +128,8 @@ def reverted(state: BundleState, now: int) -> BundleState:
     assert state.trial is not None  # noqa: S101
     trial = state.trial
     end = _end(trial.version, BundleOutcome.ROLLED_BACK, trial.reason, now)
-    return replace(state, trial=None, bad=_worse(state.bad, trial.version), ended=end)
+    bad = _worse(state.bad, trial.version)
+    return replace(state, trial=None, bad=bad, ended=end, failed=end)
 
 
 def accepted(state: BundleState, outcome: BundleOutcome, note: str, now: int) -> BundleState:
@@ -170,7 +174,7 @@ def refused(
     end = _end(version, outcome, reason, now)
     before = state.ended
     same = before is not None and replace(before, at=now) == end
-    return replace(state, bad=bad, ended=before if same else end)
+    return state if same else replace(state, bad=bad, ended=end, failed=end)
 
 
 def _worse(bad: tuple[int, ...], version: int) -> tuple[int, ...]:

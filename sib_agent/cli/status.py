@@ -18,7 +18,7 @@ from sib_protocol.identity import IdentityStore
 if TYPE_CHECKING:
     from sib_agent.health import Snapshot
     from sib_protocol.identity import Identity
-    from sib_protocol.messages import BundleHealth
+    from sib_protocol.messages import BundleEnd, BundleHealth
     from sib_protocol.units import UnitState
 
 _COLOURS: Final = {Standing.WELL: "green", Standing.TROUBLED: "yellow", Standing.STOPPED: "red"}
@@ -69,9 +69,14 @@ def _bundle(bundle: BundleHealth) -> str:
     if bundle.trying is not None:
         parts.append(f"{bundle.trying} is on trial")
     if bundle.ended is not None:
-        outcome = bundle.ended.outcome.value.replace("_", " ")
-        parts.append(f"last: {bundle.ended.version} {outcome}, {bundle.ended.reason}")
+        parts.append(f"last: {_end(bundle.ended)}")
+    if bundle.failed is not None and bundle.failed != bundle.ended:
+        parts.append(f"last not taken: {_end(bundle.failed)}")
     return "; ".join(parts)
+
+
+def _end(end: BundleEnd) -> str:
+    return f"{end.version} {end.outcome.value.replace('_', ' ')}, {end.reason}"
 
 
 @click.command()

@@ -67,20 +67,27 @@ def publish(server: Server, text: bytes, *more: str) -> int:
 
 
 def bundle_of(agent: Agent) -> dict[str, Any]:
-    found = agent.status().get("bundle") or {"version": 0, "ended": None}
-    return dict(found)
+    return dict(agent.status().get("bundle") or {"version": 0})
 
 
 def ended(agent: Agent, version: int, seconds: float = PATIENCE) -> dict[str, Any]:
-    """How a version ended on a host, once it did."""
+    """How a version ended on a host, once it did.
+
+    One that is not taken may have been followed by what the server publishes in its place before
+    anybody looked.
+    """
+    ends: dict[int, dict[str, Any]] = {}
 
     def done() -> bool:
         assert agent.running, agent.tail()
-        end = bundle_of(agent)["ended"]
-        return end is not None and end["version"] == version
+        bundle = bundle_of(agent)
+        ends.update(
+            {end["version"]: end for key in ("ended", "failed") if (end := bundle.get(key))}
+        )
+        return version in ends
 
     wait_for(lambda: f"bundle {version} ends: {agent.tail()}", done, seconds)
-    return dict(bundle_of(agent)["ended"])
+    return ends[version]
 
 
 def in_force(agent: Agent) -> str:

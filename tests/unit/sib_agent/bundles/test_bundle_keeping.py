@@ -416,6 +416,21 @@ def test_it_waits_for_its_turn_and_after_failures(world: World) -> None:
     keeper.want(None)
 
 
+def test_why_one_was_not_taken_outlives_the_one_that_replaced_it(world: World) -> None:
+    keeper = world.keeper()
+    settle(world, keeper, 1)
+    assert keeper.health().failed is None
+    settle(world, keeper, 2, "invalid")
+    # What a server publishes when it stops a rollout: the rules of before, under a new number.
+    world.contents[3] = world.contents[1]
+    settle(world, keeper, 3)
+    health = world.keeper().health()
+    assert health.ended is not None
+    assert health.failed is not None
+    assert (health.ended.version, health.failed.version) == (3, 2)
+    assert health.failed.outcome is BundleOutcome.REFUSED
+
+
 def test_a_disk_that_fails_is_tried_again_and_said(world: World) -> None:
     keeper = world.keeper()
     stop = threading.Event()
