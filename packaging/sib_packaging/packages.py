@@ -57,6 +57,7 @@ SERVER: Final = Package(
         "sib-server-disk-guard.timer",
     ),
     unit_files=(
+        "system-sib-server.slice",
         "sib-server-setup.service",
         "sib-server-renew.service",
         "sib-server-intel.service",
@@ -83,7 +84,11 @@ AGENT: Final = Package(
         *("sib-agent.target", "sib-agent.path", "sib-agent-setup.path", "sib-falco-reload.path"),
         "sib-agent.service",
     ),
-    unit_files=("sib-agent-setup.service", "sib-falco-reload.service"),
+    unit_files=(
+        "system-sib-agent.slice",
+        "sib-agent-setup.service",
+        "sib-falco-reload.service",
+    ),
     state=(
         *("/var/lib/sib-agent", "/var/lib/sib-falco", "/run/sib-falco"),
         # What setup wrote.

@@ -94,6 +94,11 @@ def test_installing_and_pasting_a_line_is_all(enrolled: Host) -> None:
     assert found["server"]["verdict"] == "well"
     assert found["configuration"]["verdict"] == "well"
     assert enrolled.do("systemctl", "is-system-running").strip() == "running"
+    together = "system-sib-agent.slice"
+    group = enrolled.do("systemctl", "show", "-P", "ControlGroup", "sib-agent.service").strip()
+    assert f"/{together}/" in group
+    bound = enrolled.do("systemctl", "show", "-P", "MemoryMax", together).strip()
+    assert int(bound) == 512 * 2**20
 
 
 def test_an_edit_outlives_an_upgrade_and_is_told(enrolled: Host) -> None:
