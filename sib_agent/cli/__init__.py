@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
+from sib_agent.cli.context import AgentContext
 from sib_agent.cli.identity import enroll, renew, unenroll
 from sib_agent.cli.run import run
 from sib_agent.cli.status import status
-from sib_agent.settings import DEFAULT_PATH, AgentSettings
+from sib_agent.settings import DEFAULT_PATH
 from sib_protocol import __version__
 from sib_protocol.console import SibGroup
-from sib_protocol.settings import load_settings
 
 _LAZY = {
     **{
@@ -44,11 +44,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
 
       eval "$(_SIB_AGENT_COMPLETE=bash_source sib-agent)"
     """
-    # A file that was named has to be there; without the usual one, the defaults hold.
-    if config is None and not DEFAULT_PATH.exists():
-        ctx.obj = AgentSettings()
-    else:
-        ctx.obj = load_settings(config or DEFAULT_PATH, AgentSettings)
+    ctx.obj = AgentContext(config)
 
 
 for command in (enroll, renew, run, status, unenroll):

@@ -8,14 +8,13 @@ import click
 
 from sib_agent.bundles.pulling import pull
 from sib_agent.bundles.store import BundleStore
+from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
 from sib_protocol.console import print_json
 from sib_protocol.identity import IdentityStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-pass_settings = click.make_pass_decorator(AgentSettings)
 
 
 @click.command("bundle-fetch", hidden=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sib_agent.cli.context import AgentContext, pass_context
 from sib_agent.doctor.look import Patient, examine
-from sib_agent.settings import DEFAULT_PATH, AgentSettings
 from sib_protocol.checks import exit_code
 from sib_protocol.console import print_findings, print_json
 from sib_protocol.identity import IdentityStore
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     help="How long the event may take, in seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.pass_context
-def doctor(ctx: click.Context, *, no_probe: bool, seconds: float, as_json: bool) -> None:
+@pass_context
+def doctor(context: AgentContext, *, no_probe: bool, seconds: float, as_json: bool) -> None:
     """Find out whether this host's events come home, and what to do where they do not.
 
     It starts a harmless program that Falco is to see ('/bin/true sib-probe-...'), follows the event
@@ -45,10 +45,9 @@ def doctor(ctx: click.Context, *, no_probe: bool, seconds: float, as_json: bool)
       sudo sib-agent doctor
       sudo sib-agent doctor --json | jq '.[] | select(.verdict == "failed")'
     """
-    settings: AgentSettings = ctx.obj
-    assert ctx.parent is not None  # noqa: S101  (it is a sub-command)
-    source = str(ctx.parent.params.get("config") or DEFAULT_PATH)
-    patient = Patient(settings, source, IdentityStore(settings.identity.directory))
+    settings = context.settings
+    identities = IdentityStore(settings.identity.directory)
+    patient = Patient(settings, str(context.settings_file), identities)
     findings = _gather(examine(patient, probe=not no_probe, seconds=seconds))
     if as_json:
         print_json(findings)

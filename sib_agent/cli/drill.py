@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
 from sib_protocol.console import print_json, print_table
 from sib_protocol.drills.model import Kind
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-report", is_flag=True, help="Do not tell the server how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.pass_obj
+@pass_settings
 def drill(  # noqa: PLR0917 - as many as it has options
     settings: AgentSettings,
     rules: tuple[str, ...],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
 from sib_protocol.console import print_json
 from sib_protocol.errors import FileAccessError
@@ -22,7 +23,6 @@ from sib_protocol.units import booted
 if TYPE_CHECKING:
     from sib_protocol.identity import Identity
 
-pass_settings = click.make_pass_decorator(AgentSettings)
 _MAX_TOKEN_FILE = 8192
 
 

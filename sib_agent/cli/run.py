@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
 from sib_protocol.logs import set_up_logging
 
 
 @click.command()
-@click.pass_obj
+@pass_settings
 def run(settings: AgentSettings) -> None:
     """Run the daemon: take Falco's events over and send them home. systemd starts it.
 

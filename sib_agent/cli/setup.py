@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sib_agent.settings import DEFAULT_PATH, AgentSettings
+from sib_agent.cli.context import AgentContext, pass_context
 from sib_agent.setup import steps
 from sib_agent.setup.facts import gather
 from sib_agent.setup.preflight import judge_host
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--no-units", is_flag=True, help="Start and reload nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="Say only what is not well.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.pass_context
+@pass_context
 def setup(
-    ctx: click.Context,
+    context: AgentContext,
     *,
     dry_run: bool,
     check: bool,
@@ -51,9 +51,7 @@ def setup(
       sudo sib-agent setup --dry-run
       sudo sib-agent setup --check --json
     """
-    settings: AgentSettings = ctx.obj
-    assert ctx.parent is not None  # noqa: S101  (it is a sub-command)
-    source = ctx.parent.params.get("config") or DEFAULT_PATH
+    settings, source = context.settings, context.settings_file
     facts = gather(settings)
     identity = steps.find_identity(IdentityStore(settings.identity.directory))
     findings = judge_host(facts, settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
+from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
 from sib_agent.setup.units import unit_states
 from sib_agent.standing import Standing, is_alive, judge_standing, judge_units, load_snapshot
@@ -81,7 +82,7 @@ def _end(end: BundleEnd) -> str:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.pass_obj
+@pass_settings
 def status(settings: AgentSettings, as_json: bool) -> None:
     """Say how this host's agent is. Leaves with 0 when all is well, else with 11.
 

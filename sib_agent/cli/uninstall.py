@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import click
 
+from sib_agent.cli.context import pass_settings
 from sib_agent.removal import PACKAGES, own_paths
 from sib_agent.settings import AgentSettings
 from sib_agent.setup.units import TARGET
@@ -35,7 +36,7 @@ def _warn(settings: AgentSettings, *, purge: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON.")
-@click.pass_obj
+@pass_settings
 def uninstall(
     settings: AgentSettings, *, purge: bool, yes: bool, dry_run: bool, as_json: bool
 ) -> None:

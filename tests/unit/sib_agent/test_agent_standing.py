@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import click
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from sib_agent.cli import main
+from sib_agent.cli.context import AgentContext
 from sib_agent.health import Snapshot, make_report
 from sib_agent.metrics import MetricsPortError, serve_metrics
+from sib_agent.settings import AgentSettings
 from sib_agent.spool.intake import IntakeState
 from sib_agent.spool.spool import Spool
 from sib_agent.standing import Standing, is_alive, judge_standing, load_snapshot
@@ -218,9 +221,19 @@ def test_tokens_come_by_file_or_by_standard_input(config: Path, tmp_path: Path) 
 
 
 def test_without_a_settings_file_the_defaults_hold(tmp_path: Path) -> None:
-    with mock.patch("sib_agent.cli.DEFAULT_PATH", tmp_path / "none.yaml"):
-        done = CliRunner().invoke(main, ["renew", "--help"])
-    assert done.exit_code == 0
+    with mock.patch("sib_agent.cli.context.DEFAULT_PATH", tmp_path / "none.yaml"):
+        assert AgentContext(None).settings == AgentSettings()
     assert CliRunner().invoke(main, ["--config", "/nonexistent", "status"]).exit_code == (
         ExitCode.FILE_ACCESS
     )
+
+
+def test_help_is_there_where_the_settings_are_broken(tmp_path: Path) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text("no: [settings")
+    for name in main.list_commands(click.Context(main)):
+        done = CliRunner().invoke(main, ["--config", str(config), name, "--help"])
+        assert done.exit_code == 0, name
+        assert done.stdout.startswith("Usage: ")
+    done = CliRunner().invoke(main, ["--config", str(config), "status"])
+    assert done.exit_code == ExitCode.SETTINGS
