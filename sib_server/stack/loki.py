@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TENANT: Final = "fake"
 """What Loki calls the one tenant of an installation without tenants."""
 
+LIMITS: Final = "/config/tenant/v1/limits"
+"""Where Loki says, as YAML, which limits hold for a tenant."""
+
 _LOOPBACK: Final = "127.0.0.1"
 _MESSAGE_BYTES: Final = 16 * 1024 * 1024
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sib_protocol.checks import Finding, Verdict
 from sib_protocol.errors import ExitCode
 from sib_protocol.ids import HostName, LineNumber, new_host_id, new_stream_id
 from sib_server.events.incoming import IncomingBatch
 from sib_server.events.journal import Journal
 from sib_server.events.stored import Seq
 from sib_server.operations.disk.decision import Decision, StoreUse, overrides
+from sib_server.operations.disk.findings import judge_loki_limits
 from sib_server.operations.disk.measure import measure_journal, measure_loki
 from sib_server.operations.disk.settings import HOUR_NS
+from sib_server.operations.stores import fetch
+from sib_server.stack.access import StoreAccess
+from sib_server.stack.loki import LIMITS, TENANT
 from tests.support.components import RealLoki, get, post_json
 from tests.support.lab import Server, event_line, number_of
 from tests.support.proxy import wait_for
@@ -136,16 +140,15 @@ def test_a_real_loki_takes_up_the_decision_and_deletes(tmp_path: Path) -> None:
         cut = StoreUse("loki", 1, 0, 0, now - 60 * HOUR_NS)
         place.write_bytes(overrides(Decision(now, 1, 1, (cut,), {}), 90, now))
 
-        request = urllib.request.Request(  # noqa: S310 - loopback, our own URL
-            f"{loki.url}/config/tenant/v1/limits", headers={"X-Scope-OrgID": "fake"}
-        )
+        def limit() -> Finding:
+            status, page = fetch(f"{loki.url}{LIMITS}", StoreAccess(), tenant=TENANT)
+            assert status == 200
+            return judge_loki_limits(60, page)
 
-        def taken() -> bool:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                return b"retention_period: 2d12h\n" in answer.read()
-
-        wait_for("Loki knows of it", taken, 30)
+        wait_for("Loki knows of it", lambda: limit().verdict is Verdict.WELL, 30)
         place.write_text("overrides: {}\n")
+        wait_for("Loki forgets it", lambda: limit().verdict is Verdict.FAILED, 30)
+        assert "still keeps 720 hours" in limit().problem
         for name, age in (("old", 5 * DAY), ("new", 0)):
             values = [[str(now - age + number), f"{name} {number}"] for number in range(100)]
             content = {"streams": [{"stream": {"name": name}, "values": values}]}

@@ -101,8 +101,8 @@ def tighten(
     return RetentionPolicy(age, policy.max_bytes)
 
 
-def overrides(decision: Decision, retention_days: int, now_ns: int) -> bytes:
-    """The local Loki's runtime configuration under a decision: YAML, as JSON is. Pure.
+def loki_hours(decision: Decision, retention_days: int, now_ns: int) -> int | None:
+    """How long the local Loki is to keep under a decision, hours; ``None``: as it is set. Pure.
 
     Args:
         decision: the guard's.
@@ -111,12 +111,23 @@ def overrides(decision: Decision, retention_days: int, now_ns: int) -> bytes:
         now_ns: nanoseconds since 1970 UTC.
     """
     store = decision.store(LOKI)
-    limits: dict[str, dict[str, str]] = {}
-    if store is not None and store.cut_ns is not None:
-        hours = max(24, (now_ns - store.cut_ns) // (3600 * 10**9))
-        if hours < retention_days * 24:
-            # Whatever tenant is sent, it is this one: the local Loki has none.
-            limits[TENANT] = {"retention_period": f"{hours}h"}
+    if store is None or store.cut_ns is None:
+        return None
+    hours = max(24, (now_ns - store.cut_ns) // (3600 * 10**9))
+    return hours if hours < retention_days * 24 else None
+
+
+def overrides(decision: Decision, retention_days: int, now_ns: int) -> bytes:
+    """The local Loki's runtime configuration under a decision: YAML, as JSON is. Pure.
+
+    Args:
+        decision: the guard's.
+        retention_days: what Loki keeps by its own settings.
+        now_ns: nanoseconds since 1970 UTC.
+    """
+    hours = loki_hours(decision, retention_days, now_ns)
+    # Whatever tenant is sent, it is this one: the local Loki has none.
+    limits = {} if hours is None else {TENANT: {"retention_period": f"{hours}h"}}
     return msgspec.json.encode({"overrides": limits}) + b"\n"
 
 

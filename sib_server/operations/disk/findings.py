@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from sib_protocol.checks import Finding, failed, skipped, warning, well
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 _STALE_NS: Final = 20 * 60 * 10**9
 _DAY_NS: Final = 24 * 3600 * 10**9
+_PERIOD: Final = re.compile(rb"(?m)^retention_period: *(\S+) *$")
+_PART: Final = re.compile(r"(\d+)(y|w|d|h|ms|m|s)")
+_HOURS: Final = {"y": 8760.0, "w": 168.0, "d": 24.0, "h": 1.0, "m": 1 / 60, "s": 1 / 3600, "ms": 0}
 _ROOM: Final = "give the machine a larger disk, or keep less (disk.*, journal.retention_days)"
 
 
@@ -77,3 +81,27 @@ def judge_disk_use(decision: Decision | None, now_ns: int) -> list[Finding]:
             )
         )
     return findings or [well("disk-guard", seen)]
+
+
+def judge_loki_limits(wanted_hours: int, limits: bytes) -> Finding:
+    """Whether Loki took up how long it is to keep.
+
+    Args:
+        wanted_hours: by the guard's decision.
+        limits: Loki's page of the limits in force for one tenant, YAML.
+    """
+    check = "disk-loki-limit"
+    found = _PERIOD.search(limits)
+    parts = _PART.findall(found[1].decode("utf-8", "replace")) if found else []
+    if not parts:
+        return warning(
+            check, "Loki does not say how long it keeps", "is its version one that SIB ships?"
+        )
+    hours = sum(int(number) * _HOURS[unit] for number, unit in parts)
+    if hours > wanted_hours:
+        return failed(
+            check,
+            f"Loki still keeps {hours:.0f} hours, the disk guard wants {wanted_hours}",
+            "it looks every ten seconds; 'sib-server logs loki' says why it does not take it up",
+        )
+    return well(check, f"Loki keeps {hours:.0f} hours")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -22,14 +23,15 @@ from sib_server.detection.sigma.store import SigmaStore, alerting_on_logs
 from sib_server.events.reader import JournalReader
 from sib_server.operations.accounts import acting_as, server_account
 from sib_server.operations.backup.places import find_places
-from sib_server.operations.disk.decision import read_decision
-from sib_server.operations.disk.findings import judge_disk_use
+from sib_server.operations.disk.decision import loki_hours, read_decision
+from sib_server.operations.disk.findings import judge_disk_use, judge_loki_limits
 from sib_server.operations.doctor import judgements as judge
 from sib_server.operations.doctor.facts import HostFact, find_files, sample_journal
 from sib_server.operations.doctor.ruler import CHECK, PATH, judge_ruler
 from sib_server.operations.doctor.way import Way
-from sib_server.operations.stores import store_states, store_urls
+from sib_server.operations.stores import fetch, store_access, store_states, store_urls
 from sib_server.operations.units import UNITS, unit_states
+from sib_server.stack.loki import LIMITS, TENANT
 from sib_server.standing import read_metrics
 from sib_server.state.schema import HEAD
 
@@ -81,6 +83,7 @@ def examine(server: ServerContext, *, alert: bool, patience: float) -> Iterator[
         )
         yield from _identities(server)
         yield from _stores(settings)
+        yield from _shortened_loki(settings)
         yield from _imported(settings)
         yield from _journal(settings)
         yield from _fleet(server)
@@ -180,6 +183,20 @@ def _stores(settings: ServerSettings) -> Iterator[Finding]:
                 f"{store.url} does not say that it is ready: {store.answer}",
                 f"'sib-server logs {store.name}'; a Loki that was just started needs 15 s",
             )
+
+
+def _shortened_loki(settings: ServerSettings) -> Iterator[Finding]:
+    decision = read_decision(settings.disk.directory)
+    days = settings.stack.loki.retention_days
+    hours = None if decision is None else loki_hours(decision, days, decision.time_ns)
+    ready = store_urls(settings).get("loki", "")
+    if hours is None or not on_this_machine(ready):
+        return
+    url = ready.removesuffix("/ready") + LIMITS
+    # One that does not answer at all was told above.
+    with suppress(HTTPError, OSError, SibError):
+        _, limits = fetch(url, store_access(settings, "loki"), tenant=TENANT)
+        yield judge_loki_limits(hours, limits)
 
 
 def _imported(settings: ServerSettings) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from sib_server.operations.disk.decision import (
     read_decision,
     tighten,
 )
-from sib_server.operations.disk.findings import judge_disk_use
+from sib_server.operations.disk.findings import judge_disk_use, judge_loki_limits
 from sib_server.operations.disk.guard import decide, event, rooms_of
 from sib_server.operations.disk.measure import measure_loki, measure_prometheus
 from sib_server.operations.disk.metrics import DiskCollector
@@ -245,6 +245,22 @@ def test_findings_name_their_cure() -> None:
     }
     assert found["disk-budget"].verdict is Verdict.FAILED
     assert all(finding.remedy for finding in found.values())
+
+
+@pytest.mark.parametrize(
+    ("period", "verdict"),
+    [
+        (b"2d12h", Verdict.WELL),
+        (b"1d", Verdict.WELL),
+        (b"60h0m0s", Verdict.WELL),
+        (b"60h1s", Verdict.FAILED),
+        (b"1w", Verdict.FAILED),
+        (b"soon", Verdict.WARNING),
+    ],
+)
+def test_what_loki_says_it_keeps_is_compared(period: bytes, verdict: Verdict) -> None:
+    page = b"query_timeout: 1m\nretention_period: " + period + b"\nretention_stream: []\n"
+    assert judge_loki_limits(60, page).verdict is verdict
 
 
 def test_stores_are_measured_as_they_lie_there(tmp_path: Path) -> None:
