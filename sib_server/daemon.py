@@ -184,6 +184,7 @@ class ServerDaemon:
             health_interval=settings.fleet.health_interval_seconds,
             bundles=desk,
         )
+        stack.push_async_callback(fleet_routes.close)
         bundles = BundleRoutes(desk, fleet_routes.host_of, transfers=settings.bundles.transfers)
         events = EventRoutes(self._writer, fleet_routes.host_of)
         push = PushRoutes(settings.push, fleet_routes.host_of, reserved_sources(settings))

@@ -27,34 +27,35 @@ from sib_protocol.keys import verify_proof
 from sib_protocol.messages import CertificateAnswer
 from sib_server.errors import BadRequestError, RefusedError, TooManyAttemptsError
 from sib_server.fleet import hosts as registry
-from sib_server.fleet.adoption import adopt, find_adoptable
 from sib_server.fleet.health import HealthState, health_state
 from sib_server.fleet.limits import AttemptLimiter
-from sib_server.fleet.policy import AuthenticatedHost, FleetPolicy, Removal
+from sib_server.fleet.policy import FleetPolicy, Removal
+from sib_server.fleet.recognition import Recognition, check_good, check_standing
 from sib_server.fleet.refusals import (
-    ExpiredCertificateError,
     GraceOverError,
     KeyTakenError,
     ProofError,
-    RemovedHostError,
     RevokedCertificateError,
     SupersededCertificateError,
     UnknownCertificateError,
 )
+from sib_server.fleet.reports import list_standings, store_reports
 from sib_server.pki import ledger
-from sib_server.pki.peer import UNREADABLE, parse_peer
+from sib_server.pki.peer import UNREADABLE
 from sib_server.pki.requests import HostRequest, read_request
 from sib_server.pki.tokens import TokenReplayedError, spend_token, verify_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import sqlalchemy as sa
 
-    from sib_protocol.messages import EnrollRequest, HealthReport, RenewExpired, RenewRequest
+    from sib_protocol.messages import EnrollRequest, RenewExpired, RenewRequest
     from sib_server.detection.bundles.rollout import HostStanding
     from sib_server.fleet.adoption import AdoptionWindow
     from sib_server.fleet.hosts import HostRecord
+    from sib_server.fleet.policy import AuthenticatedHost
+    from sib_server.fleet.reports import ReceivedReport
     from sib_server.pki.authority import Authority
     from sib_server.pki.ledger import IssuedCertificate
     from sib_server.state.database import StateDatabase
@@ -104,7 +105,9 @@ class Fleet:
         self._policy = policy or FleetPolicy()
         self._clock = clock
         self._monotonic = monotonic
-        self._adoption = adoption
+        self._recognition = Recognition(
+            state, authority.certificate, adoption=adoption, clock=clock
+        )
         self._limiter = AttemptLimiter(self._policy.each, self._policy.together)
         self._limiter_lock = threading.Lock()
 
@@ -181,8 +184,7 @@ class Fleet:
             old = ledger.find_by_serial(connection, peer.serial)
             if old is None or old.host_id != peer.host_id:
                 raise UnknownCertificateError(peer.serial)
-            _check_standing(old)
-            _check_not_expired(old, now)
+            check_good(old, now)
             return self._succeed(connection, old, csr, now)
 
     def renew_expired(self, request: RenewExpired, *, remote: str) -> CertificateAnswer:
@@ -202,7 +204,7 @@ class Fleet:
             current = ledger.find_by_serial(connection, old.serial)
             if current is None:
                 raise UnknownCertificateError(old.serial)
-            _check_standing(current)
+            check_standing(current)
             if now >= (current.not_after + self._policy.grace.total_seconds()) * 10**9:
                 raise GraceOverError(current.serial, self._policy.grace / timedelta(days=1))
             answer = self._succeed(connection, current, csr, now)
@@ -218,7 +220,7 @@ class Fleet:
         except UNREADABLE as error:
             raise BadCertificateError("the expired certificate is not PEM") from error
         der = certificate.public_bytes(serialization.Encoding.DER)
-        old = self._find(der)
+        old = self._recognition.find(der)
         if old is None:
             raise UnknownCertificateError(format(certificate.serial_number, "x"))
         if not verify_proof(certificate, request.csr, request.proof):
@@ -259,68 +261,21 @@ class Fleet:
         )
 
     def authenticate(self, der: bytes) -> AuthenticatedHost:
-        """Recognise a host by its certificate; asked on every request.
+        """Recognise a host; see :meth:`.recognition.Recognition.authenticate`."""
+        return self._recognition.authenticate(der)
 
-        One indexed query for the very certificate, so that a revocation holds from the next request
-        on. That TLS verified the certificate is not relied on.
+    def recognise_at_once(self, der: bytes) -> AuthenticatedHost | None:
+        """The same without waiting; see :meth:`.recognition.Recognition.at_once`."""
+        return self._recognition.at_once(der)
 
-        Args:
-            der: the peer certificate.
-
-        Raises:
-            NotAHostCertificateError, UnknownCertificateError, RemovedHostError,
-            RevokedCertificateError, ExpiredCertificateError, StateUnavailableError
-        """
-        found = self._find(der)
-        if found is None:
-            raise UnknownCertificateError(parse_peer(der).serial)
-        now = self._clock()
-        _check_standing(found)
-        _check_not_expired(found, now)
-        if found.first_used_ns is None:
-            # Once in a certificate's life; lost in a crash, the next request notes it again.
-            with self._state.begin(durable=False) as connection:
-                ledger.mark_used(connection, found.serial, now)
-        return AuthenticatedHost(
-            found.host_id, found.host_name, found.serial, found.not_after, found.host_tags
-        )
-
-    def _find(self, der: bytes) -> IssuedCertificate | None:
-        """A certificate in the ledger; after a restore perhaps only now taken into it."""
-        with self._state.read() as connection:
-            found = ledger.find_by_der(connection, der)
-        if found is not None or self._adoption is None:
-            return found
-        unknown = find_adoptable(der, self._authority.certificate, self._adoption)
-        if unknown is None:
-            return None
-        try:
-            with self._state.begin() as connection:
-                # Two requests of a host may come at once.
-                if ledger.find_by_der(connection, der) is None:
-                    adopt(connection, unknown, self._clock())
-                return ledger.find_by_der(connection, der)
-        except registry.HostNameTakenError as error:
-            _LOG.warning("a host is not taken up after the restore: %s", error.problem)
-            return None
-
-    def record_health(
-        self,
-        host_id: HostId,
-        report: HealthReport,
-        received_ns: int,
-        *,
-        address: str | None = None,
-    ) -> None:
-        """Keep a host's report; an older one that comes later is dropped.
+    def record_health(self, reports: Sequence[ReceivedReport]) -> None:
+        """Keep hosts' reports, all or none; one that is older than what is known is dropped.
 
         Raises:
-            StateUnavailableError: it could not be kept.
+            StateUnavailableError: they could not be kept.
         """
         with self._state.begin(durable=False) as connection:
-            registry.store_report(
-                connection, host_id, report, received_ns=received_ns, address=address
-            )
+            store_reports(connection, reports)
 
     def hosts(self, *, removed: bool = False) -> list[HostRecord]:
         """Every enrolled host by name; the removed ones too if asked for."""
@@ -330,7 +285,7 @@ class Fleet:
     def standings(self) -> list[HostStanding]:
         """How every enrolled host stands with bundles."""
         with self._state.read() as connection:
-            return registry.list_standings(connection)
+            return list_standings(connection)
 
     def host(self, reference: str) -> HostRecord:
         """A host by id or name.
@@ -389,15 +344,3 @@ class Fleet:
     def _forgive(self, remote: str) -> None:
         with self._limiter_lock:
             self._limiter.forgive(remote, self._monotonic())
-
-
-def _check_standing(certificate: IssuedCertificate) -> None:
-    if certificate.host_removed:
-        raise RemovedHostError(certificate.host_name)
-    if certificate.revoked_ns is not None:
-        raise RevokedCertificateError(certificate.serial)
-
-
-def _check_not_expired(certificate: IssuedCertificate, now_ns: int) -> None:
-    if now_ns >= certificate.not_after * 10**9:
-        raise ExpiredCertificateError(certificate.serial)

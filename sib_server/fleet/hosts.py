@@ -13,18 +13,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from sib_protocol.bundles.names import MAX_VERSION
 from sib_protocol.errors import ExitCode
 from sib_protocol.ids import HostId, HostName
-from sib_protocol.messages import BundleOutcome, HealthReport
-from sib_server.detection.bundles.rollout import HostStanding
+from sib_protocol.messages import HealthReport
 from sib_server.errors import RefusedError
 from sib_server.state.schema import certificates, health, hosts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from sib_protocol.messages import BundleHealth
 
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
@@ -222,78 +218,6 @@ def mark_removed(connection: sa.Connection, host_id: HostId, now_ns: int) -> Non
     """Remove a host: frees its name and forgets its health."""
     connection.execute(sa.update(hosts).where(hosts.c.id == host_id).values(removed_ns=now_ns))
     connection.execute(sa.delete(health).where(health.c.host_id == host_id))
-
-
-def store_report(
-    connection: sa.Connection,
-    host_id: HostId,
-    report: HealthReport,
-    *,
-    received_ns: int,
-    address: str | None,
-) -> None:
-    """Keep a host's report, unless a later one is there or the host was removed."""
-    values: dict[str, Any] = {
-        "received_ns": received_ns,
-        "version": printable(report.version),
-        "report": msgspec.json.encode(report).decode(),
-        **_bundle_values(report.bundle),
-    }
-    if address is not None:
-        values["address"] = printable(address)
-    connection.execute(
-        sa.update(health)
-        .where(
-            health.c.host_id == host_id,
-            sa.func.coalesce(health.c.received_ns, 0) <= received_ns,
-        )
-        .values(**values)
-    )
-
-
-def _bundle_values(bundle: BundleHealth | None) -> dict[str, Any]:
-    ended = bundle.ended if bundle is not None else None
-    return {
-        "bundle_version": _number(bundle.version) if bundle is not None else None,
-        "bundle_ended": _number(ended.version) if ended is not None else None,
-        "bundle_outcome": ended.outcome.value if ended is not None else None,
-        "bundle_reason": printable(ended.reason, 200) if ended is not None else None,
-    }
-
-
-def _number(version: int) -> int:
-    # A host may say what it likes; a column holds 64 bits.
-    return min(max(version, 0), MAX_VERSION)
-
-
-_STANDINGS: Final = (
-    sa.select(
-        hosts.c.id,
-        health.c.received_ns,
-        health.c.bundle_version,
-        health.c.bundle_ended,
-        health.c.bundle_outcome,
-        health.c.bundle_reason,
-    )
-    .select_from(hosts)
-    .outerjoin(health, health.c.host_id == hosts.c.id)
-    .where(hosts.c.removed_ns.is_(None))
-)
-
-
-def list_standings(connection: sa.Connection) -> list[HostStanding]:
-    """How every enrolled host stands with bundles, as it last reported."""
-    return [
-        HostStanding(
-            host_id=HostId(row.id),
-            seen_ns=row.received_ns or 0,
-            version=row.bundle_version or 0,
-            ended=row.bundle_ended,
-            outcome=BundleOutcome(row.bundle_outcome) if row.bundle_outcome else None,
-            reason=row.bundle_reason or "",
-        )
-        for row in connection.execute(_STANDINGS)
-    ]
 
 
 def printable(text: str, most: int = 64) -> str:

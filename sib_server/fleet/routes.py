@@ -20,6 +20,8 @@ from sib_protocol.messages import (
     decode_message,
 )
 from sib_server.errors import RefusedError
+from sib_server.fleet.report_writer import ReportWriter
+from sib_server.fleet.reports import ReceivedReport
 from sib_server.listener.answers import message_response
 from sib_server.listener.bodies import read_body
 from sib_server.listener.protocol import peer_certificate
@@ -98,6 +100,7 @@ class FleetRoutes:
         self._fleet = fleet
         self._ca = ca
         self._threads = threads
+        self._reports = ReportWriter(fleet.record_health, threads)
         self._health_interval = health_interval
         self._bundles = bundles or NoBundles()
 
@@ -111,6 +114,10 @@ class FleetRoutes:
             Route("/v1/health", self.health, methods=["POST"]),
         ]
 
+    async def close(self) -> None:
+        """Answer the reports that wait."""
+        await self._reports.close()
+
     async def host_of(self, request: Request) -> AuthenticatedHost:
         """Who sends a request: by its certificate, looked up anew each time.
 
@@ -120,6 +127,9 @@ class FleetRoutes:
         certificate = peer_certificate(request.scope)
         if certificate is None:
             raise NoCertificateError
+        known = self._fleet.recognise_at_once(certificate)
+        if known is not None:
+            return known
         return await self._call(lambda: self._fleet.authenticate(certificate))
 
     async def ca(self, _request: Request) -> Response:
@@ -149,12 +159,11 @@ class FleetRoutes:
     async def health(self, request: Request) -> Response:
         """``POST /v1/health``."""
         host = await self.host_of(request)
-        report = await _read(request, HealthReport)
+        body = await read_body(request, MAX_MESSAGE_BYTES)
+        report = decode_message(body, HealthReport)
         now = time.time_ns()
         remote = _remote(request)
-        await self._call(
-            lambda: self._fleet.record_health(host.host_id, report, now, address=remote)
-        )
+        await self._reports.submit(ReceivedReport(host.host_id, report, now, remote), len(body))
         wanted = self._bundles.wanted(host, report.bundle)
         return message_response(HealthAnswer(self._health_interval, now, wanted))
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 
@@ -16,6 +17,8 @@ from sib_server.pki.peer import serial_text
 from sib_server.state.schema import certificates, hosts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography import x509
 
     from sib_server.pki.requests import HostRequest
@@ -74,23 +77,33 @@ class IssuedCertificate:
 
 
 _ISSUED: Final = sa.select(
-    certificates, hosts.c.name, hosts.c.tags, hosts.c.removed_ns.is_not(None).label("removed")
+    certificates.c.serial,
+    certificates.c.host_id,
+    hosts.c.name,
+    # As text, whoever reads it: SQLAlchemy, or SQLite without it.
+    sa.cast(hosts.c.tags, sa.Text),
+    hosts.c.removed_ns,
+    certificates.c.key_digest,
+    certificates.c.issued_ns,
+    certificates.c.not_after,
+    certificates.c.first_used_ns,
+    certificates.c.revoked_ns,
+    certificates.c.pem,
 ).join_from(certificates, hosts)
+BY_FINGERPRINT: Final = _ISSUED.where(certificates.c.fingerprint == sa.bindparam("fingerprint"))
+"""A certificate by its :func:`fingerprint`; its rows are for :func:`issued`."""
 
 
-def _issued(row: sa.Row[Any]) -> IssuedCertificate:
+def issued(row: Sequence[Any]) -> IssuedCertificate:
+    """A certificate from its row."""
+    serial, host_id, name, tags, removed_ns, *rest = row
     return IssuedCertificate(
-        serial=row.serial,
-        host_id=HostId(row.host_id),
-        host_name=HostName(row.name),
-        host_tags=tuple(row.tags),
-        host_removed=bool(row.removed),
-        key_digest=row.key_digest,
-        issued_ns=row.issued_ns,
-        not_after=row.not_after,
-        first_used_ns=row.first_used_ns,
-        revoked_ns=row.revoked_ns,
-        pem=row.pem,
+        serial,
+        HostId(host_id),
+        HostName(name),
+        msgspec.json.decode(tags, type=tuple[str, ...]),
+        removed_ns is not None,
+        *rest,
     )
 
 
@@ -130,15 +143,14 @@ def record_issued(
 
 def find_by_der(connection: sa.Connection, der: bytes) -> IssuedCertificate | None:
     """The very certificate: another CA's with the same serial number is not found."""
-    query = _ISSUED.where(certificates.c.fingerprint == fingerprint(der))
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _issued(row)
+    row = connection.execute(BY_FINGERPRINT, {"fingerprint": fingerprint(der)}).one_or_none()
+    return None if row is None else issued(row)
 
 
 def find_by_serial(connection: sa.Connection, serial: str) -> IssuedCertificate | None:
     """By serial number, as :func:`normal_serial` gives it."""
     row = connection.execute(_ISSUED.where(certificates.c.serial == serial)).one_or_none()
-    return None if row is None else _issued(row)
+    return None if row is None else issued(row)
 
 
 def find_by_request(connection: sa.Connection, request_digest: str) -> IssuedCertificate | None:
@@ -149,7 +161,7 @@ def find_by_request(connection: sa.Connection, request_digest: str) -> IssuedCer
         .limit(1)
     )
     row = connection.execute(query).one_or_none()
-    return None if row is None else _issued(row)
+    return None if row is None else issued(row)
 
 
 def key_belongs_to_another(

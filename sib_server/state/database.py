@@ -21,6 +21,7 @@ from sqlalchemy import exc
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_synced
 from sib_server.errors import RefusedError
+from sib_server.state.kept import KeptQuery
 from sib_server.state.schema import HEAD
 
 if TYPE_CHECKING:
@@ -173,9 +174,11 @@ class StateDatabase:
         parsed = _parse_url(url)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.drivername == "sqlite"
+        self._path = Path(parsed.database or "")
+        self._kept: list[KeptQuery] = []
         self._writer = threading.Lock()
         if self._sqlite:
-            _prepare_file(Path(parsed.database or ""))
+            _prepare_file(self._path)
             self.engine = sa.create_engine(
                 parsed,
                 pool_size=8,
@@ -246,6 +249,14 @@ class StateDatabase:
         with self._explained(), self.engine.connect() as connection, connection.begin():
             yield connection
 
+    def keep(self, statement: sa.Select[Any]) -> KeptQuery | None:
+        """A query for which nothing need be waited; ``None`` if the database is a network away."""
+        if not self._sqlite:
+            return None
+        kept = KeptQuery(self._path, statement)
+        self._kept.append(kept)
+        return kept
+
     def migrate(self) -> None:
         """Bring the schema to this version's; several instances may do so at once.
 
@@ -289,5 +300,7 @@ class StateDatabase:
             command.upgrade(config, "head")
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection."""
+        for kept in self._kept:
+            kept.close()
         self.engine.dispose()

@@ -132,6 +132,8 @@ class FleetMachine(RuleBasedStateMachine):
             for table in reversed(metadata.sorted_tables):
                 connection.execute(sa.delete(table))
         self.world = World(state, authority, WIDE_OPEN)
+        # Only SQLite can be asked without waiting.
+        self.kept = state.engine.dialect.name == "sqlite"
         self.all_tokens: list[ModelToken] = []
         self.hosts: list[ModelHost] = []
 
@@ -223,10 +225,14 @@ class FleetMachine(RuleBasedStateMachine):
         self.tick()
         wanted = certificate.authentication(self.now)
         if wanted is not None:
+            assert self.world.fleet.recognise_at_once(certificate.member.der) is None
             with pytest.raises(wanted):
                 self.world.fleet.authenticate(certificate.member.der)
             return
+        at_once = self.world.fleet.recognise_at_once(certificate.member.der)
+        assert (at_once is not None) == (self.kept and certificate.first_used is not None)
         peer = self.world.fleet.authenticate(certificate.member.der)
+        assert at_once in {None, peer}
         assert (peer.host_id, peer.host_name) == (certificate.host.id, certificate.host.name)
         certificate.first_used = certificate.first_used or self.now
 

@@ -16,6 +16,7 @@ from sib_server.fleet.enrollment import BadHostNameError
 from sib_server.fleet.health import HealthState
 from sib_server.fleet.hosts import HostNameTakenError, HostNotFoundError, insert_host
 from sib_server.fleet.refusals import RemovedHostError, UnknownCertificateError
+from sib_server.fleet.reports import ReceivedReport
 from sib_server.pki.ledger import CertificateNotFoundError
 from sib_server.pki.peer import parse_peer
 from sib_server.pki.tokens import TokenUsedUpError
@@ -41,7 +42,7 @@ def test_enroll_authenticate_report_list_remove(world: World) -> None:
     assert world.fleet.state_of(host) is HealthState.NEVER
 
     report = health_report("1.2.3", facts={"falco": "0.44"})
-    world.fleet.record_health(member.id, report, world.clock.ns, address="192.0.2.8")
+    world.fleet.record_health([ReceivedReport(member.id, report, world.clock.ns, "192.0.2.8")])
     host = world.fleet.host(member.id)
     assert (host.report, host.version, host.address) == (report, "1.2.3", "192.0.2.8")
     assert world.fleet.state_of(host) is HealthState.HEALTHY
@@ -204,8 +205,8 @@ def test_old_certificates_are_forgotten_and_then_unknown(world: World) -> None:
 def test_health_keeps_the_latest_and_what_it_cannot_read_is_none(world: World) -> None:
     member = world.join("web-1")
     report = health_report("new\x1b[31m\0" + "x" * 100)
-    world.fleet.record_health(member.id, report, 2_000)
-    world.fleet.record_health(member.id, health_report("old"), 1_000)
+    world.fleet.record_health([ReceivedReport(member.id, report, 2_000)])
+    world.fleet.record_health([ReceivedReport(member.id, health_report("old"), 1_000)])
     host = world.fleet.host("web-1")
     assert host.last_seen_ns == 2_000
     assert host.version == ("new?[31m?" + "x" * 100)[:64]
@@ -215,7 +216,7 @@ def test_health_keeps_the_latest_and_what_it_cannot_read_is_none(world: World) -
     assert world.fleet.host("web-1").report is None
     # A removed host's last words are dropped.
     world.fleet.remove_host("web-1")
-    world.fleet.record_health(member.id, report, 3_000)
+    world.fleet.record_health([ReceivedReport(member.id, report, 3_000)])
     assert world.fleet.host(member.id).last_seen_ns is None
 
 

@@ -11,11 +11,13 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from sib_protocol.errors import ExitCode
+from sib_protocol.ids import HostId
 from sib_protocol.keys import make_csr, new_key
 from sib_protocol.messages import BundleEnd, BundleHealth, BundleOutcome, EnrollRequest
 from sib_protocol.tokens import EnrollmentToken
 from sib_server import cli
 from sib_server.fleet.enrollment import Fleet
+from sib_server.fleet.reports import ReceivedReport
 from sib_server.pki.authority import Authority
 from sib_server.settings_files import load_server_settings
 from sib_server.state.database import StateDatabase
@@ -69,10 +71,9 @@ class Server:
                 EnrollRequest(token.id, token.secret, name, make_csr(key, name)), remote="::1"
             )
             report = health_report("0.1.0")
+            host_id = HostId(answer.host_id)
             fleet.record_health(
-                answer.host_id,  # type: ignore[arg-type]
-                replace(report, bundle=bundle),
-                time.time_ns(),
+                [ReceivedReport(host_id, replace(report, bundle=bundle), time.time_ns())]
             )
         finally:
             database.close()

@@ -16,6 +16,7 @@ from sib_protocol.messages import EnrollRequest
 from sib_protocol.tokens import EnrollmentToken
 from sib_server import cli
 from sib_server.fleet.enrollment import Fleet
+from sib_server.fleet.reports import ReceivedReport
 from sib_server.pki.authority import Authority
 from sib_server.state.database import StateDatabase
 from tests.support.fleet import Member, health_report
@@ -54,7 +55,8 @@ class Server:
         request = EnrollRequest(token.id, token.secret, name, make_csr(key, name))
         member = Member(key, fleet.enroll(request, remote="192.0.2.1"))
         fleet.authenticate(member.der)
-        fleet.record_health(member.id, health_report("0.1.0\x1b"), time.time_ns())
+        report = health_report("0.1.0\x1b")
+        fleet.record_health([ReceivedReport(member.id, report, time.time_ns())])
         database.close()
         return member
 
