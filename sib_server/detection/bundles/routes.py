@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sib_server.errors import RefusedError
+from sib_server.listener.bodies import BodyPace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
     from sib_server.detection.bundles.desk import BundleDesk
     from sib_server.detection.bundles.shelf import Document
     from sib_server.fleet.policy import AuthenticatedHost
 
-_CHUNK: Final = 64 * 1024
-_PATIENCE_SECONDS: Final = 20.0
-_SLOWEST_BYTES_PER_SECOND: Final = 16 * 1024
+_log: Final = logging.getLogger(__name__)
+_PIECE: Final = 128 * 1024
+_PACE: Final = BodyPace(patience_seconds=20.0, bytes_per_second=16 * 1024)
 _RETRY_SECONDS: Final = 5.0
 
 
@@ -83,42 +85,61 @@ class Transfers:
         self._hosts.discard(host_id)
 
 
-class PartResponse(StreamingResponse):
-    """A part in small pieces, each sent when the one before has left: events go in between.
+class PartAnswer:
+    """A part from memory, piece by piece, each when the one before has left: events go in between.
 
     Args:
         document: what is sent.
         leave: called at the end, however it ends.
         finished: called when all of it was sent.
+        pace: how slowly it may be taken.
     """
 
     def __init__(
-        self, document: Document, leave: Callable[[], None], finished: Callable[[], None]
+        self,
+        document: Document,
+        leave: Callable[[], None],
+        finished: Callable[[], None],
+        *,
+        pace: BodyPace = _PACE,
     ) -> None:
-        super().__init__(
-            _pieces(document.content),
-            headers={"etag": document.etag, "content-length": str(len(document.content))},
-            media_type="application/gzip",
-        )
-        self._seconds = _PATIENCE_SECONDS + len(document.content) / _SLOWEST_BYTES_PER_SECOND
+        self._document = document
+        self._pace = pace
         self._leave = leave
         self._finished = finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; a host that takes it too slowly is cut off."""
+        pace = self._pace
+        expected = len(self._document.content) / pace.bytes_per_second
         try:
-            async with asyncio.timeout(self._seconds):
-                await super().__call__(scope, receive, send)
-            self._finished()
+            async with asyncio.timeout(pace.patience_seconds + expected):
+                await self._send(Request(scope, receive), send)
+        except TimeoutError:
+            # An answer that ends early ends the connection, too.
+            _log.info("a part was taken too slowly and is cut off")
         finally:
             self._leave()
 
-
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    for place in range(0, len(content), _CHUNK):
-        yield content[place : place + _CHUNK]
-        # Without this a fast reader is given all of it in one turn of the loop.
-        await asyncio.sleep(0)
+    async def _send(self, request: Request, send: Send) -> None:
+        content = memoryview(self._document.content)
+        headers = [
+            (b"etag", self._document.etag.encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"content-type", b"application/gzip"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        # The last one is known as such, and what goes to nobody is not counted as sent.
+        places = range(0, max(1, len(content)), _PIECE)
+        for place in places:
+            gone = place == places[-1] and await request.is_disconnected()
+            body = content[place : place + _PIECE]
+            more = place != places[-1]
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+            # Without this a fast reader is given all of it in one turn of the loop.
+            await asyncio.sleep(0)
+        if not gone:
+            self._finished()
 
 
 class BundleRoutes:
@@ -158,14 +179,14 @@ class BundleRoutes:
             document.content, media_type="application/json", headers={"etag": document.etag}
         )
 
-    async def target(self, request: Request) -> Response:
+    async def target(self, request: Request) -> Response | PartAnswer:
         """``GET /v1/bundle/targets/{name}``."""
         host = await self._host_of(request)
         document = _find(self._desk.shelf.targets, request)
         if _known(request, document):
             return Response(status_code=304, headers={"etag": document.etag})
         self.transfers.enter(host.host_id)
-        return PartResponse(
+        return PartAnswer(
             document, lambda: self.transfers.leave(host.host_id), self._count_finished
         )
 
