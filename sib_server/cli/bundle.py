@@ -211,9 +211,9 @@ def publish(
     standings = server.fleet.standings()
     release = None
     if not dry_run and (difference or force):
-        release = Publisher(server.bundles, keep=server.settings.bundles.keep).publish(
+        release = _publisher(server).publish(
             content,
-            hosts=[host.host_id for host in standings],
+            hosts=standings,
             percent=100.0 if percent is None else percent,
             note=note,
             above=max((host.version for host in standings), default=0),
@@ -251,9 +251,7 @@ def rollback(
         click.confirm(f"Give all hosts the rules of bundle {chosen.version}?", abort=True, err=True)
     release = None
     if not dry_run:
-        release = Publisher(server.bundles, keep=server.settings.bundles.keep).roll_back(
-            chosen.version
-        )
+        release = _publisher(server).roll_back(chosen.version)
     if as_json:
         published = None if release is None else release.version
         print_json({"published": published, "restores": chosen.version})
@@ -278,7 +276,7 @@ def promote(server: ServerContext, as_json: bool) -> None:
     if rollout.candidate is None or rollout.stage is not Stage.CANARY:
         raise NoRolloutError
     following = replace(rollout, stage=Stage.ALL, since_ns=server.now_ns())
-    Publisher(server.bundles, keep=server.settings.bundles.keep).go_on(following)
+    _publisher(server).go_on(following)
     if as_json:
         print_json({"version": rollout.candidate, "stage": following.stage.value})
     else:
@@ -309,6 +307,11 @@ def status(server: ServerContext, as_json: bool) -> None:
         _print_status(view)
     if view["problems"]:
         raise SystemExit(ExitCode.INCOMPLETE)
+
+
+def _publisher(server: ServerContext) -> Publisher:
+    settings = server.settings.bundles
+    return Publisher(server.bundles, settings.policy(), keep=settings.keep)
 
 
 def _print_status(view: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def main() -> None:
     three.add_argument("--hosts", type=int, default=5000)
     three.add_argument("--bytes", type=int, default=1_000_000, help="of the bundle's archive")
     three.add_argument("--interval", type=float, default=30.0, help="between health reports")
-    three.add_argument("--pulls", type=float, default=30.0, help="the setting pulls_per_second")
+    three.add_argument("--pulls", type=float, default=40.0, help="the setting pulls_per_second")
     four = commands.add_parser("rules", help="Falco's CPU with SIB's rules and without them")
     four.add_argument("--rounds", type=int, default=6)
     four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")

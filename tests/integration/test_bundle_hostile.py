@@ -42,10 +42,13 @@ from sib_protocol.messages import BundleHealth, WantedBundle
 from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.publishing import Content, Publisher, make_content
 from sib_server.detection.bundles.repository import Repository
+from sib_server.detection.bundles.settings import BundleSettings
 from sib_server.detection.bundles.shelf import load_shelf
 from tests.support.live import LiveServer
 
 pytestmark = pytest.mark.timeout(120)
+
+POLICY = BundleSettings().policy()
 
 Answer = bytes | Callable[[], Response]
 DAY = 86_400 * 10**9
@@ -103,7 +106,7 @@ class Lab:
         return self.publish_archives(content)
 
     def publish_archives(self, content: Content) -> int:
-        version = Publisher(self.repository).publish(content).version
+        version = Publisher(self.repository, POLICY).publish(content).version
         self.server.serve(self.repository)
         return version
 
@@ -180,7 +183,7 @@ def test_the_wrong_key(lab: Lab, tmp_path: Path, with_root: bool) -> None:
         # An attacker's own root, in the place of the next one.
         for _ in range(3):
             other.renew_root(())
-    Publisher(other).publish(make_content({"rules/evil.yaml": b""}, {}), above=version)
+    Publisher(other, POLICY).publish(make_content({"rules/evil.yaml": b""}, {}), above=version)
     lab.server.serve(other)
     refused(lab, version + 1, "was signed by 0/1 keys")
 
@@ -192,7 +195,7 @@ def test_a_root_that_the_server_offers_later_is_not_taken(lab: Lab, tmp_path: Pa
     lab.server.pinned = other.root_path().read_text()
     renew(lab.identities)
     assert lab.identities.bundle_root() == pinned
-    version = Publisher(other).publish(make_content({"rules/evil.yaml": b""}, {})).version
+    version = Publisher(other, POLICY).publish(make_content({"rules/evil.yaml": b""}, {})).version
     lab.server.serve(other)
     refused(lab, version, "was signed by 0/1 keys")
 

@@ -49,7 +49,7 @@ class BundleKeeper:
         self._desk = desk
         self._standings = standings
         self._policy = policy
-        self._publisher = Publisher(repository, keep=keep)
+        self._publisher = Publisher(repository, policy, keep=keep)
         self._sign_at = 0.0
         self._judge_at = 0.0
         self.problem: str | None = None

@@ -18,9 +18,9 @@ from sib_server.detection.bundles.rollout import begin, settle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sib_protocol.ids import HostId
     from sib_server.detection.bundles.releases import Rollout
     from sib_server.detection.bundles.repository import Repository
+    from sib_server.detection.bundles.rollout import HostStanding, RolloutPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,21 @@ class Publisher:
 
     Args:
         repository: made already.
+        policy: what rollouts are judged by.
         keep: how many releases can be rolled back to.
         clock: nanoseconds since 1970 UTC.
     """
 
     def __init__(
-        self, repository: Repository, *, keep: int = 20, clock: Callable[[], int] = time.time_ns
+        self,
+        repository: Repository,
+        policy: RolloutPolicy,
+        *,
+        keep: int = 20,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._repository = repository
+        self._policy = policy
         self._keep = keep
         self._clock = clock
 
@@ -75,7 +82,7 @@ class Publisher:
         self,
         content: Content,
         *,
-        hosts: Sequence[HostId] = (),
+        hosts: Sequence[HostStanding] = (),
         percent: float = 100.0,
         note: str = "",
         above: int = 0,
@@ -84,7 +91,8 @@ class Publisher:
 
         Args:
             content: of it.
-            hosts: all that are enrolled; canaries are chosen from them.
+            hosts: all that are enrolled; canaries are chosen from them, and by what they say of the
+                one before it is told whether that is one to go back to.
             percent: how many of them are canaries; 100 goes to all at once.
             note: kept with it.
             above: the version is higher than this (what hosts report to have).
@@ -101,7 +109,14 @@ class Publisher:
                 for part, data in content.archives.items()
             )
             release = Release(version, parts, self._clock(), note)
-            rollout = begin(releases.rollout, version, hosts, percent, self._clock())
+            rollout = begin(
+                releases.rollout,
+                version,
+                hosts,
+                percent=percent,
+                now_ns=self._clock(),
+                policy=self._policy,
+            )
             repository.commit(self._after(releases, release, rollout))
             return release
 
@@ -166,7 +181,7 @@ class Publisher:
 
     def _after(self, releases: Releases, release: Release, rollout: Rollout) -> Releases:
         history = (*releases.history, release)
-        needed = {rollout.stable, rollout.candidate}
+        needed = rollout.needed()
         cut = max(0, len(history) - self._keep)
         kept = tuple(one for one in history[:cut] if one.version in needed) + history[cut:]
         return Releases(kept, rollout)

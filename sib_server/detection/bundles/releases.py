@@ -86,8 +86,10 @@ class Rollout(msgspec.Struct, frozen=True):
     """Which bundle which hosts shall have.
 
     Attributes:
-        stable: the version that hosts outside the rollout have; 0 is none.
+        stable: the version that a roll-back goes to: hosts had it and it did no harm; 0 is none.
         candidate: the version that is being rolled out, if one is.
+        given: the version that hosts outside the rollout have, if that is not the stable one: all
+            were given it, and another one came before it was proven.
         stage: how far.
         percent: how many of the hosts are canaries.
         cut: hosts whose draw is at most this are canaries; see :mod:`.rollout`.
@@ -102,6 +104,17 @@ class Rollout(msgspec.Struct, frozen=True):
     cut: int = 0
     since_ns: int = 0
     stopped: Stopped | None = None
+    given: int | None = None
+
+    @property
+    def outside(self) -> int:
+        """The version that hosts outside the rollout shall have; 0 is none."""
+        return self.stable if self.given is None else self.given
+
+    def needed(self) -> set[int]:
+        """The versions that some host shall have, or may have to go back to."""
+        found = (self.stable, self.candidate, self.given)
+        return {version for version in found if version is not None}
 
 
 class Releases(msgspec.Struct, frozen=True):
@@ -125,6 +138,6 @@ class Releases(msgspec.Struct, frozen=True):
         return self.history[-1].version if self.history else 0
 
     def live(self) -> tuple[Release, ...]:
-        """Those that hosts may fetch now: the stable one and the candidate."""
-        wanted = {self.rollout.stable, self.rollout.candidate}
+        """Those that hosts may fetch now."""
+        wanted = self.rollout.needed()
         return tuple(one for one in self.history if one.version in wanted)

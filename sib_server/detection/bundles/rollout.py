@@ -102,34 +102,8 @@ def in_rollout(rollout: Rollout, host_id: HostId) -> bool:
 def wanted_release(releases: Releases, host_id: HostId) -> Release | None:
     """The bundle that a host shall have; ``None`` if there is none."""
     rollout = releases.rollout
-    version = rollout.candidate if in_rollout(rollout, host_id) else rollout.stable
+    version = rollout.candidate if in_rollout(rollout, host_id) else rollout.outside
     return releases.find(version)
-
-
-def begin(
-    rollout: Rollout, version: int, hosts: Iterable[HostId], percent: float, now_ns: int
-) -> Rollout:
-    """The rollout of a new version.
-
-    A candidate that only canaries have is given up for it. One that all hosts were given already is
-    what they have, and so what they go back to.
-    """
-    everybody = percent >= 100
-    given = rollout.candidate if rollout.stage is Stage.ALL else None
-    return Rollout(
-        stable=given or rollout.stable,
-        candidate=version,
-        stage=Stage.ALL if everybody else Stage.CANARY,
-        percent=percent,
-        cut=canary_cut(hosts, version, percent),
-        since_ns=now_ns,
-        stopped=rollout.stopped,
-    )
-
-
-def settle(rollout: Rollout, version: int, now_ns: int, stopped: Stopped | None) -> Rollout:
-    """All hosts shall have this version and there is no candidate."""
-    return Rollout(stable=version, since_ns=now_ns, stopped=stopped or rollout.stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +153,54 @@ def tally(
     )
 
 
+def does_harm(found: Tally, policy: RolloutPolicy) -> bool:
+    """Whether more of a rollout's hosts failed than may."""
+    bad = found.failed + found.silent
+    return bad > 0 and bad * 100 > policy.failed_percent * found.hosts
+
+
+def is_proven(found: Tally, policy: RolloutPolicy) -> bool:
+    """Whether enough of a rollout's hosts have the candidate, and it does no harm."""
+    enough = found.updated > 0 and found.updated >= _ENOUGH * found.hosts
+    return enough and not does_harm(found, policy)
+
+
+def begin(
+    rollout: Rollout,
+    version: int,
+    hosts: Sequence[HostStanding],
+    *,
+    percent: float,
+    now_ns: int,
+    policy: RolloutPolicy,
+) -> Rollout:
+    """The rollout of a new version.
+
+    A candidate that only canaries have is given up for it. One that all hosts were given already is
+    what they have; and what they go back to, if enough of them took it and it did no harm so far.
+    """
+    stable, given = rollout.stable, rollout.given
+    if rollout.candidate is not None and rollout.stage is Stage.ALL:
+        given = rollout.candidate
+        if is_proven(tally(rollout, hosts, now_ns, policy), policy):
+            stable, given = given, None
+    return Rollout(
+        stable=stable,
+        given=given,
+        candidate=version,
+        stage=Stage.ALL if percent >= 100 else Stage.CANARY,
+        percent=percent,
+        cut=canary_cut([host.host_id for host in hosts], version, percent),
+        since_ns=now_ns,
+        stopped=rollout.stopped,
+    )
+
+
+def settle(rollout: Rollout, version: int, now_ns: int, stopped: Stopped | None) -> Rollout:
+    """All hosts shall have this version and there is no candidate."""
+    return Rollout(stable=version, since_ns=now_ns, stopped=stopped or rollout.stopped)
+
+
 @dataclass(frozen=True, slots=True)
 class Advance:
     """The rollout goes on: to all hosts, or to its end."""
@@ -205,8 +227,7 @@ def judge_rollout(
     if rollout.candidate is None:
         return Wait()
     found = tally(rollout, hosts, now_ns, policy)
-    bad = found.failed + found.silent
-    if bad and bad * 100 > policy.failed_percent * found.hosts:
+    if does_harm(found, policy):
         return Stop(_why(found))
     if now_ns - rollout.since_ns < policy.soak_ns or found.updated < _ENOUGH * found.hosts:
         return Wait()

@@ -30,7 +30,7 @@ class BundleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="How many hosts are sent to fetch a new bundle each second; the others are"
             " told to wait for their turn, so that events are not delayed.",
         ),
-    ] = 30.0
+    ] = 40.0
     transfers: Annotated[
         int, Meta(ge=1, le=10_000, description="How many parts may be under way at once.")
     ] = 64

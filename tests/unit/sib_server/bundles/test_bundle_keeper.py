@@ -43,9 +43,9 @@ class Server:
         asyncio.run(self.keeper.step())
 
     def publish(self, text: bytes, percent: float = 100.0) -> int:
-        hosts = [host.host_id for host in self.hosts]
         content = make_content({"rules/a.yaml": text}, {})
-        return Publisher(self.repository).publish(content, hosts=hosts, percent=percent).version
+        publisher = Publisher(self.repository, POLICY)
+        return publisher.publish(content, hosts=self.hosts, percent=percent).version
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tuf.api.exceptions import ExpiredMetadataError
 
 from sib_protocol.bundles.archive import unpack
 from sib_protocol.errors import FileAccessError
-from sib_protocol.ids import HostId, new_host_id
+from sib_protocol.ids import new_host_id
 from sib_server.detection.bundles import repository as module
 from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.failures import (
@@ -33,6 +33,8 @@ from sib_server.detection.bundles.metadata import whole_seconds
 from sib_server.detection.bundles.publishing import Publisher, make_content
 from sib_server.detection.bundles.releases import Stage
 from sib_server.detection.bundles.repository import Repository
+from sib_server.detection.bundles.rollout import HostStanding
+from sib_server.detection.bundles.settings import BundleSettings
 from sib_server.detection.bundles.shelf import load_shelf
 from tests.support.tuf_client import updater
 
@@ -40,6 +42,7 @@ DAY = 86_400 * 10**9
 # Every write is synced, which a disk makes slow and this test is not about.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 START = 1_790_000_000 * 10**9
+POLICY = BundleSettings().policy()
 
 
 class CrashError(Exception):
@@ -54,7 +57,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp(prefix="sib-tuf-", dir=MEMORY))
         self.now = START
         self.repository = Repository(self.place / "server", clock=lambda: self.now)
-        self.publisher = Publisher(self.repository, keep=3, clock=lambda: self.now)
+        self.publisher = Publisher(self.repository, POLICY, keep=3, clock=lambda: self.now)
         self.seen: dict[str, int] = {}
         self.count = 0
 
@@ -161,7 +164,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         assert (rollout.candidate is None) == (rollout.stage is Stage.DONE)
         history = [release.version for release in releases.history]
         assert history == sorted(set(history))
-        for version in filter(None, (rollout.stable, rollout.candidate)):
+        for version in filter(None, rollout.needed()):
             release = releases.find(version)
             assert release is not None
             for part in release.parts:
@@ -307,7 +310,7 @@ def test_a_creation_that_was_cut_off_is_finished_with_the_same_root(tmp_path: Pa
 def test_what_was_published_while_another_was_judged_is_not_stopped_for_it(
     repository: Repository,
 ) -> None:
-    publisher = Publisher(repository)
+    publisher = Publisher(repository, POLICY)
     bad = publisher.publish(make_content({"rules/a.yaml": b"bad"}, {}))
     good = publisher.publish(make_content({"rules/a.yaml": b"good"}, {}))
     assert publisher.stop(bad.version, "hosts refused it") is None
@@ -317,8 +320,8 @@ def test_what_was_published_while_another_was_judged_is_not_stopped_for_it(
 def test_stopping_the_first_rollout_of_all_leaves_hosts_without_rules(
     repository: Repository,
 ) -> None:
-    publisher = Publisher(repository)
-    hosts = [HostId(new_host_id()) for _ in range(3)]
+    publisher = Publisher(repository, POLICY)
+    hosts = [HostStanding(new_host_id()) for _ in range(3)]
     first = publisher.publish(make_content({"rules/a.yaml": b"1"}, {}), hosts=hosts, percent=1.0)
     assert repository.releases().rollout.stage is Stage.CANARY
     back = publisher.stop(first.version, "all of them crashed")

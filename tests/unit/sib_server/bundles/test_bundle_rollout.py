@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -33,6 +34,13 @@ NOW = 1_000_000 * MINUTE
 FLEET = [HostId(f"host-{number}") for number in range(2000)]
 
 
+def begun(
+    before: Rollout, version: int, hosts: Sequence[HostStanding | HostId], percent: float
+) -> Rollout:
+    known = [one if isinstance(one, HostStanding) else HostStanding(one) for one in hosts]
+    return begin(before, version, known, percent=percent, now_ns=NOW, policy=POLICY)
+
+
 def release(version: int, *tags: str) -> Release:
     parts = [Part(f"{version}.{part}.tar.gz", "0" * 64, 10) for part in ("base", *tags)]
     return Release(version, tuple(parts), NOW)
@@ -46,25 +54,25 @@ def test_canaries_are_about_their_share_and_never_nobody(
     percent: float, version: int, size: int
 ) -> None:
     hosts = FLEET[:size]
-    rollout = begin(Rollout(stable=1), version, hosts, percent, NOW)
+    rollout = begun(Rollout(stable=1), version, hosts, percent)
     chosen = [host for host in hosts if in_rollout(rollout, host)]
     assert bool(chosen) == bool(hosts)
     # The same ones on every server, whatever order it knows them in.
-    assert rollout == begin(Rollout(stable=1), version, hosts[::-1], percent, NOW)
-    big = begin(Rollout(stable=1), version, FLEET, percent, NOW)
+    assert rollout == begun(Rollout(stable=1), version, hosts[::-1], percent)
+    big = begun(Rollout(stable=1), version, FLEET, percent)
     share = sum(in_rollout(big, host) for host in FLEET) / len(FLEET) * 100
     assert abs(share - percent) < 6
 
 
 def test_each_version_has_other_canaries() -> None:
     assert draw(FLEET[0], 1) != draw(FLEET[0], 2)
-    rollouts = [begin(Rollout(), version, FLEET, 5, NOW) for version in (1, 2)]
+    rollouts = [begun(Rollout(), version, FLEET, 5) for version in (1, 2)]
     chosen = [{host for host in FLEET if in_rollout(rollout, host)} for rollout in rollouts]
     assert len(chosen[0] & chosen[1]) < len(chosen[0]) / 3
 
 
 def test_hosts_outside_the_rollout_keep_what_is_stable() -> None:
-    rollout = begin(Rollout(stable=6), 7, FLEET, 5, NOW)
+    rollout = begun(Rollout(stable=6), 7, FLEET, 5)
     releases = replace(RELEASES, rollout=rollout)
     wanted = {host: wanted_release(releases, host) for host in FLEET}
     for host, found in wanted.items():
@@ -74,13 +82,31 @@ def test_hosts_outside_the_rollout_keep_what_is_stable() -> None:
 
 
 def test_what_all_hosts_were_given_is_what_they_go_back_to() -> None:
-    everywhere = begin(Rollout(stable=5), 6, FLEET, 100, NOW)
-    assert begin(everywhere, 7, FLEET, 100, NOW).stable == 6
-    with_canaries = begin(Rollout(stable=5), 6, FLEET, 5, NOW)
-    assert begin(with_canaries, 7, FLEET, 100, NOW).stable == 5
+    everywhere = begun(Rollout(stable=5), 6, FLEET[:100], 100)
+    took = [standing(number, version=6) for number in range(100)]
+    following = begun(everywhere, 7, took, 5)
+    assert (following.stable, following.given, following.outside) == (6, None, 6)
+    with_canaries = begun(Rollout(stable=5), 6, FLEET[:100], 5)
+    following = begun(with_canaries, 7, took, 100)
+    assert (following.stable, following.given) == (5, None)
 
 
-BEGUN = begin(Rollout(stable=6), 7, FLEET[:100], 100, NOW)
+def test_what_was_given_and_is_not_proven_is_kept_and_not_gone_back_to() -> None:
+    everywhere = begun(Rollout(stable=5), 6, FLEET[:100], 100)
+    would_not = {"version": 5, "ended": 6, "outcome": BundleOutcome.ROLLED_BACK}
+    for took, failed in ((0, 0), (49, 0), (94, 6), (0, 100)):
+        hosts = [standing(number, version=6) for number in range(took)]
+        hosts += [standing(number, **would_not) for number in range(took, took + failed)]
+        hosts += [standing(number, version=5) for number in range(took + failed, 100)]
+        following = begun(everywhere, 7, hosts, 5)
+        assert (following.stable, following.given, following.outside) == (5, 6, 6)
+        assert following.needed() == {5, 6, 7}
+        # Also when yet another one comes: nobody ever went on to the second.
+        third = begun(following, 8, hosts, 5)
+        assert (third.stable, third.given) == (5, 6)
+
+
+BEGUN = begun(Rollout(stable=6), 7, FLEET[:100], 100)
 
 
 def standing(number: int, **more: object) -> HostStanding:
