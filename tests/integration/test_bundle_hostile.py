@@ -60,6 +60,7 @@ class Hostile:
 
     files: dict[str, Answer] = field(default_factory=dict)
     pinned: str | None = None
+    connections: set[Any] = field(default_factory=set)
 
     def root(self) -> str | None:
         return self.pinned
@@ -68,6 +69,7 @@ class Hostile:
         return None
 
     async def answer(self, request: Request) -> Response:
+        self.connections.add(request.client)
         found = self.files.get(request.path_params["name"])
         if found is None:
             return Response(b'{"error":"no_such_file","problem":"no"}', 404)
@@ -141,6 +143,7 @@ def test_a_signed_bundle_is_taken_with_a_tags_part(lab: Lab) -> None:
     version = lab.publish_archives(content)
     targets = [f"{version}.base.tar.gz", f"{version}.tag-web.tar.gz"]
     assert lab.pull(version, *targets) == content.digests()
+    assert len(lab.server.connections) == 1, "a handshake is what a pull costs a server most"
     place = lab.store.bundles / str(version) / "rules"
     assert sorted(path.name for path in place.iterdir()) == ["10-a.yaml", "80-web.yaml"]
     assert [path.stat().st_mode & 0o777 for path in (place, place / "10-a.yaml")] == [0o750, 0o640]
