@@ -150,13 +150,12 @@ def _show(found: list[Drilled]) -> None:
     rows = []
     for one in found:
         verdict = one.verdict
-        what = verdict.rule if verdict.kind is Kind.DRILL else f"quiet: {verdict.name}"
         seconds = "-" if one.to_server_s is None else f"{one.to_server_s:.2f}"
         remark = verdict.why or (", ".join(verdict.fired) if not verdict.result.is_well else "")
         if verdict.kind is Kind.DRILL and verdict.result.is_well and one.to_server_s is None:
             remark = "the server has not got it yet"
         line = remark.partition("\n")[0]
-        rows.append((verdict.id, what, verdict.result.value, seconds, line))
+        rows.append((verdict.id, verdict.title, verdict.result.value, seconds, line))
     print_table(("id", "rule", "result", "seconds to the server", "remark"), rows)
     well = sum(one.is_well for one in found)
     click.echo(f"{well} of {len(found)} as they should be")

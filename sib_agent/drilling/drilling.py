@@ -96,6 +96,7 @@ class Drilled:
             self.to_spool_s,
             self.to_server_s,
             verdict.why,
+            verdict.name,
         )
 
 

@@ -51,6 +51,20 @@ class Act(msgspec.Struct, frozen=True):
     listen: tuple[Endpoint, ...] = ()
 
 
+class Drill(msgspec.Struct, frozen=True):
+    """An act that must fire its rule.
+
+    Attributes:
+        act: how it is done.
+        name: what a person would call it; empty where the rule has no other drill.
+        proves: ids of the techniques that it is; empty for all that the rule names.
+    """
+
+    act: Act
+    name: str = ""
+    proves: tuple[str, ...] = ()
+
+
 class QuietCase(msgspec.Struct, frozen=True):
     """An everyday act that must not fire any rule.
 
@@ -70,7 +84,7 @@ class RuleDrill(msgspec.Struct, frozen=True):
         id: the rule's, for ever.
         rule: the rule's name, as in the rule file.
         false_positives: what else can fire it, a sentence each.
-        drill: what must fire it.
+        drills: what must fire it, each alone; at least one.
         quiet: what must not fire anything.
         line: where in its file it begins, counted from 1.
     """
@@ -78,7 +92,7 @@ class RuleDrill(msgspec.Struct, frozen=True):
     id: str
     rule: str
     false_positives: tuple[str, ...]
-    drill: Act
+    drills: tuple[Drill, ...]
     quiet: tuple[QuietCase, ...]
     line: int = 0
 

@@ -17,12 +17,14 @@ from sib_protocol.drills.model import (
     MAX_SCRIPT_BYTES,
     RULE_ID,
     Act,
+    Drill,
     DrillProblem,
     Endpoint,
     QuietCase,
     RuleDrill,
 )
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.events import TECHNIQUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +37,8 @@ _MAX_FILE: Final = 1024 * 1024
 _MAX_DEPTH: Final = 12
 # The same but for its speed, where PyYAML was built with it.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_ENTRY_KEYS: Final = ("id", "rule", "false_positives", "drill", "quiet")
+_WANTED_KEYS: Final = ("id", "rule", "false_positives", "quiet")
+_ENTRY_KEYS: Final = (*_WANTED_KEYS, "drill", "drills")
 _ACT_KEYS: Final = frozenset({"setup", "run", "contained", "needs", "listen"})
 
 
@@ -73,7 +76,7 @@ class _Reader:
 
     def entry(self, node: yaml.Node) -> RuleDrill | None:
         try:
-            fields = _mapping(node, _ENTRY_KEYS, _ENTRY_KEYS)
+            fields = _entry_fields(node)
         except _Bad as bad:
             self.note(bad)
             return None
@@ -83,11 +86,15 @@ class _Reader:
             self.note(_Bad(fields["id"][1], f"{identifier!r} is not a rule id like sib-ca-001"))
         rule = self.take(_text, fields["rule"][1]) or ""
         known = self.take(_texts, fields["false_positives"][1]) or ()
-        act = self.take(_act, fields["drill"][1])
-        quiet = self.quiet(fields["quiet"][1])
-        if act is None or len(self.problems) > before:
+        drills: tuple[Drill, ...] = ()
+        if "drills" in fields:
+            drills = self.named(fields["drills"][1], "drills", _named_drill)
+        elif (act := self.take(_act, fields["drill"][1])) is not None:
+            drills = (Drill(act),)
+        quiet = self.named(fields["quiet"][1], "quiet", _quiet_case)
+        if len(self.problems) > before:
             return None
-        return RuleDrill(identifier, rule, known, act, quiet, node.start_mark.line + 1)
+        return RuleDrill(identifier, rule, known, drills, quiet, node.start_mark.line + 1)
 
     def take(self, read: Callable[[yaml.Node], _T], node: yaml.Node) -> _T | None:
         try:
@@ -96,24 +103,27 @@ class _Reader:
             self.note(bad)
             return None
 
-    def quiet(self, node: yaml.Node) -> tuple[QuietCase, ...]:
+    def named(
+        self, node: yaml.Node, key: str, read: Callable[[yaml.Node], _Named]
+    ) -> tuple[_Named, ...]:
         if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= MAX_ACTS:
-            self.note(_Bad(node, f"'quiet' wants a list of 1 to {MAX_ACTS} everyday acts"))
+            self.note(_Bad(node, f"{key!r} wants a list of 1 to {MAX_ACTS} acts"))
             return ()
-        cases: dict[str, QuietCase] = {}
+        found: dict[str, _Named] = {}
         for item in node.value:
-            case = self.take(_quiet_case, item)
-            if case is not None and case.name in cases:
-                self.note(_Bad(item, f"a quiet case named {case.name!r} stands here twice"))
-            elif case is not None:
-                cases[case.name] = case
-        return tuple(cases.values())
+            one = self.take(read, item)
+            if one is not None and one.name in found:
+                self.note(_Bad(item, f"an act named {one.name!r} stands here twice"))
+            elif one is not None:
+                found[one.name] = one
+        return tuple(found.values())
 
 
 if TYPE_CHECKING:
     from typing import TypeVar
 
     _T = TypeVar("_T")
+    _Named = TypeVar("_Named", Drill, QuietCase)
 
 
 def _mapping(node: yaml.Node, known: Iterable[str], wanted: Iterable[str] = ()) -> Fields:
@@ -132,6 +142,13 @@ def _mapping(node: yaml.Node, known: Iterable[str], wanted: Iterable[str] = ()) 
         if name not in found:
             raise _Bad(node, f"{name!r} is missing")
     return found
+
+
+def _entry_fields(node: yaml.Node) -> Fields:
+    fields = _mapping(node, _ENTRY_KEYS, _WANTED_KEYS)
+    if ("drill" in fields) == ("drills" in fields):
+        raise _Bad(node, "either 'drill', one act, or 'drills', a list of acts, is wanted")
+    return fields
 
 
 def _text(node: yaml.Node) -> str:
@@ -193,10 +210,22 @@ def _act(node: yaml.Node, *, beside: frozenset[str] = frozenset()) -> Act:
 
 def _quiet_case(node: yaml.Node) -> QuietCase:
     act = _act(node, beside=frozenset({"name"}))
-    name = next((value for key, value in node.value if key.value == "name"), None)
-    if name is None:
+    fields = {key.value: value for key, value in node.value}
+    if "name" not in fields:
         raise _Bad(node, "'name' is missing: say what everyday act this is")
-    return QuietCase(_text(name), act)
+    return QuietCase(_text(fields["name"]), act)
+
+
+def _named_drill(node: yaml.Node) -> Drill:
+    act = _act(node, beside=frozenset({"name", "proves"}))
+    fields = {key.value: value for key, value in node.value}
+    if "name" not in fields or "proves" not in fields:
+        raise _Bad(node, "a drill among several wants its 'name' and the techniques it 'proves'")
+    proves = _texts(fields["proves"])
+    for technique in proves:
+        if not TECHNIQUE.fullmatch(technique):
+            raise _Bad(fields["proves"], f"{technique!r} is not a technique such as T1003.008")
+    return Drill(act, _text(fields["name"]), proves)
 
 
 def _depth(node: yaml.Node, room: int = _MAX_DEPTH) -> bool:

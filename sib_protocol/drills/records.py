@@ -14,11 +14,12 @@ TAG: Final = "sib_drill"
 
 
 class DrillRecord(msgspec.Struct, frozen=True):
-    """How one rule's drill ended on a host.
+    """How one drill ended on a host.
 
     Attributes:
         id: the rule's.
         rule: its name.
+        name: of the drill; empty for the only one of a rule.
         result: fired, silent or not run.
         engine: Falco's version; empty where it is not known.
         kernel: the host's.
@@ -37,6 +38,7 @@ class DrillRecord(msgspec.Struct, frozen=True):
     to_spool_s: float | None = None
     to_server_s: float | None = None
     why: str | None = None
+    name: str = ""
 
 
 def drill_event(record: DrillRecord, time_ns: int) -> bytes:
@@ -49,6 +51,7 @@ def drill_event(record: DrillRecord, time_ns: int) -> bytes:
     fields: dict[str, str | int] = {
         "sib.drill.id": record.id,
         "sib.drill.rule": record.rule,
+        "sib.drill.name": record.name,
         "sib.drill.result": record.result.value,
         "sib.drill.engine": record.engine,
         "sib.drill.kernel": record.kernel,
@@ -108,4 +111,5 @@ def read_drill_event(line: bytes) -> DrillRecord | None:
         seconds("spool"),
         seconds("server"),
         text("why") or None,
+        text("name"),
     )

@@ -24,8 +24,9 @@ class Planned(msgspec.Struct, frozen=True):
         number: its place in the run, from 1.
         drill: what it belongs to.
         kind: drill or quiet case.
-        name: of the quiet case; empty for the drill.
+        name: of the act; empty for the only drill of a rule.
         act: what is done.
+        proves: ids of techniques; empty for all of the rule.
     """
 
     number: int
@@ -33,6 +34,7 @@ class Planned(msgspec.Struct, frozen=True):
     kind: Kind
     name: str
     act: Act
+    proves: tuple[str, ...] = ()
 
 
 class Result(Enum):
@@ -66,11 +68,12 @@ class Verdict(msgspec.Struct, frozen=True):
         id: the rule's id.
         rule: its name.
         kind: drill or quiet case.
-        name: of the quiet case.
+        name: of the act; empty for the only drill of a rule.
         result: how it ended.
         fired: rules that fired during it -> how often.
         why: where it did not go as it should: what the act itself said.
         delay_s: from the act's beginning to the alert, by the host's clock; ``None`` without one.
+        proves: ids of the techniques that a drill is; empty for all of the rule.
     """
 
     id: str
@@ -81,17 +84,25 @@ class Verdict(msgspec.Struct, frozen=True):
     fired: dict[str, int]
     why: str | None = None
     delay_s: float | None = None
+    proves: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What a person would call the act: the drill's rule, and which drill; the quiet case."""
+        if self.kind is Kind.QUIET:
+            return f"quiet: {self.name}"
+        return f"{self.rule}: {self.name}" if self.name else self.rule
 
 
 def plan(drills: Iterable[RuleDrill], *, quiet: bool, drill: bool = True) -> list[Planned]:
     """All acts of a run, in order."""
     planned: list[Planned] = []
     for one in drills:
-        acts = [(Kind.DRILL, "", one.drill)] if drill else []
+        acts = [(Kind.DRILL, it.name, it.act, it.proves) for it in one.drills] if drill else []
         if quiet:
-            acts += [(Kind.QUIET, case.name, case.act) for case in one.quiet]
-        for kind, name, act in acts:
-            planned.append(Planned(len(planned) + 1, one, kind, name, act))
+            acts += [(Kind.QUIET, case.name, case.act, ()) for case in one.quiet]
+        for kind, name, act, proves in acts:
+            planned.append(Planned(len(planned) + 1, one, kind, name, act, proves))
     return planned
 
 
@@ -139,6 +150,7 @@ def judge(planned: Planned, outcome: Outcome, alerts: Sequence[Alert], ours: Set
         dict(counts),
         why,
         delay,
+        planned.proves,
     )
 
 

@@ -10,7 +10,7 @@ import click
 
 from sib_protocol.console import print_json, print_table, printable
 from sib_protocol.drills.model import Kind
-from sib_protocol.drills.verdicts import Result, summary
+from sib_protocol.drills.verdicts import Result, plan, summary
 from sib_protocol.errors import ExitCode
 from sib_server.cli.context import ServerContext, pass_server
 from sib_server.cli.rules_parameters import RULE
@@ -73,7 +73,7 @@ def test(  # noqa: PLR0917 - as many as it has options
     program = testing.find_falco(falco)
     stock = settings.detection.falco()
     stock = stock / "falco_rules.yaml" if stock.is_dir() else stock
-    acts = sum(1 + (0 if no_quiet_cases else len(drill.quiet)) for drill in trial.drills)
+    acts = len(plan(trial.drills, quiet=not no_quiet_cases))
     with _progress(acts) as done:
         report = testing.run_trial(
             trial,
@@ -140,7 +140,7 @@ def _rows(verdicts: tuple[Verdict, ...]) -> Iterator[tuple[str, ...]]:
         if not verdict.result.is_well:
             yield (
                 verdict.id,
-                verdict.name or verdict.rule,
+                verdict.title,
                 verdict.result.value,
                 "; ".join(filter(None, (said, why.partition("\n")[0]))),
             )

@@ -57,10 +57,10 @@ class Removed:
 
 
 def templates(settings: ServerSettings) -> list[Template]:
-    """What every rule of SIB's and the administrator's own would say, and what its drill does."""
+    """What each rule of SIB's and the administrator's own would say, and what its drill does."""
     loaded = load(settings)
     acts = {
-        drill.rule: f"{drill.drill.setup}\n{drill.drill.run}"
+        drill.rule: f"{drill.drills[0].act.setup}\n{drill.drills[0].act.run}"
         for name, body in loaded.sources.drill_files.items()
         for drill in parse_drills(body.decode(errors="replace"), Path(name))[0]
     }

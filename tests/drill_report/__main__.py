@@ -67,8 +67,8 @@ def main() -> int:
     REPORT.write_text(text_of(runs))
     wrong = [one for one in report.verdicts if not one.result.is_well]
     for one in wrong:
-        what, fired = one.name or one.rule, ", ".join(one.fired)
-        print(f"{one.id} {what}: {one.result.value} [{fired}] {one.why or ''}")
+        fired = ", ".join(one.fired)
+        print(f"{one.id} {one.title}: {one.result.value} [{fired}] {one.why or ''}")
     print(f"{len(report.proofs)} of {len(trial.drills)} rules proven on Falco {report.engine}")
     return 1 if wrong else 0
 

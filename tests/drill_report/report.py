@@ -38,7 +38,8 @@ class Runs:
         drilled: the run of all drills and quiet cases.
         drills: how many rules were to be proven.
         machine: what it ran on, in a few words.
-        beside: id of a drill -> the Falco project's rules that fired in it; None where not looked.
+        beside: id of a rule -> the Falco project's rules that fired in its drills; None where not
+            looked.
         noise: of a busy host's work, a run each.
         digest: of the rules' files as they are.
     """
@@ -81,13 +82,13 @@ def _words(value: object) -> list[str]:
 
 
 def beside(verdicts: Iterable[Verdict], ours: frozenset[str]) -> dict[str, list[str]]:
-    """Which other rules fired in each drill, by the drill's id."""
-    found = {}
+    """Which other rules fired in each rule's drills, by the rule's id."""
+    found: dict[str, set[str]] = {}
     for one in verdicts:
-        others = sorted(name for name in one.fired if name not in ours and name != ARTEFACT)
+        others = {name for name in one.fired if name not in ours and name != ARTEFACT}
         if one.kind is Kind.DRILL and others:
-            found[one.id] = others
-    return found
+            found.setdefault(one.id, set()).update(others)
+    return {name: sorted(others) for name, others in found.items()}
 
 
 def text_of(runs: Runs) -> str:
@@ -108,7 +109,8 @@ def text_of(runs: Runs) -> str:
         " ATT&CK.",
         f"- **Drills: {counts.get(Result.FIRED, 0)} of {drills} fired their rule.**",
         f"- **Quiet cases: {counts.get(Result.QUIET, 0)} of {quiet} fired no rule.**",
-        f"- Proven (drill fired, all quiet cases quiet): {len(report.proofs)} of {runs.drills}.",
+        f"- Proven (drills fired, all quiet cases quiet): {len(report.proofs)} of {runs.drills}"
+        " rules.",
         "",
         "A drill that did not fire is done once more: where a machine is busy, Falco loses events."
         f" In this run it lost {report.lost}.",
@@ -129,8 +131,7 @@ def _failures(verdicts: Sequence[Verdict]) -> list[str]:
     if not wrong:
         return []
     rows = [
-        f"| {one.id} | {one.name or one.rule} | {one.result.value} | {', '.join(one.fired)} |"
-        for one in wrong
+        f"| {one.id} | {one.title} | {one.result.value} | {', '.join(one.fired)} |" for one in wrong
     ]
     title = ["## Not as it should be", ""]
     return [*title, "| id | act | result | fired |", "|---|---|---|---|", *rows, ""]
@@ -139,17 +140,24 @@ def _failures(verdicts: Sequence[Verdict]) -> list[str]:
 def _by_file(runs: Runs) -> list[str]:
     verdicts = runs.drilled.verdicts
     quiet = Counter(one.id for one in verdicts if one.result is Result.QUIET)
-    drilled = {one.rule: one for one in verdicts if one.kind is Kind.DRILL}
+    drills = Counter(one.id for one in verdicts if one.kind is Kind.DRILL)
+    fired = Counter(one.id for one in verdicts if one.result is Result.FIRED)
+    ids = {one.rule: one.id for one in verdicts}
     lines = ["## Rule by rule", ""]
     for name in dict.fromkeys(rule.file for rule in runs.rules):
         lines += [f"### {name.replace('_', ' ').capitalize()}", ""]
-        lines += ["| rule | priority | techniques | drill | quiet cases |", "|---|---|---|---|---|"]
+        lines += [
+            "| rule | priority | techniques | drills | quiet cases |",
+            "|---|---|---|---|---|",
+        ]
         for rule in runs.rules:
             if rule.file != name:
                 continue
-            one = drilled.get(rule.name)
-            result = f"{one.result.value} | {quiet[one.id]} quiet" if one else "none | none"
-            named = f"{one.id}: {rule.name}" if one else rule.name
+            one = ids.get(rule.name, "")
+            result = "none | none"
+            if one:
+                result = f"{fired[one]} of {drills[one]} fired | {quiet[one]} quiet"
+            named = f"{one}: {rule.name}" if one else rule.name
             techniques = ", ".join(rule.techniques)
             lines.append(f"| {named} | {rule.priority} | {techniques} | {result} |")
         lines.append("")
@@ -162,15 +170,15 @@ def _beside(runs: Runs) -> list[str]:
     lines = [
         "## Beside the Falco project's own rules",
         "",
-        "The same drills with the Falco project's stable rules loaded, too: in"
-        f" {len(runs.beside)} of {runs.drills} one of those fires as well. `{ARTEFACT}` is left"
-        " out: it tells the stand-ins",
+        "The same drills with the Falco project's stable rules loaded, too: in those of"
+        f" {len(runs.beside)} of {runs.drills} rules one of them fires as well. `{ARTEFACT}` is"
+        " left out: it tells the stand-ins",
         "themselves. This machine looks like a container to Falco, so its rules for containers"
         " fire here more often than on a host.",
         "",
     ]
     if runs.beside:
-        lines += ["| drill | the Falco project's rule |", "|---|---|"]
+        lines += ["| rule | the Falco project's rule |", "|---|---|"]
         lines += [f"| {name} | {', '.join(found)} |" for name, found in runs.beside.items()]
         lines.append("")
     return lines

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from sib_protocol.events import TECHNIQUE
 from sib_server.detection.rules.collect import Origin
-from sib_server.detection.rules.decisions import TECHNIQUE, is_enabled
+from sib_server.detection.rules.decisions import is_enabled
 from sib_server.detection.rules.effective import full_condition
 from sib_server.detection.rules.parsing import ConditionError, parse
 from sib_server.detection.rules.resolving import ResolveError, Resolver

@@ -1,7 +1,7 @@
 """Which of ATT&CK's techniques have rules, which of those a drill has proven, which have fired.
 
-A technique is proven only by a drill on a real engine that fired one of its rules as that rule is
-now. Pure.
+A technique is proven only by a drill for it on a real engine that fired one of its rules as that
+rule is now. Pure.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def coverage(
     def covered(tactic: Tactic, technique: Technique) -> CoveredTechnique:
         rules = places.get((tactic.tag, technique.id), [])
         on = [entry for entry in rules if entry.rule.enabled]
-        holding = [proofs[entry.id] for entry in on if entry.id in proofs]
+        valid = [proofs[entry.id] for entry in on if entry.id in proofs]
+        holding = [proof for proof in valid if proof.proves(technique.id)]
         times = [fired[entry.rule.name] for entry in rules if entry.rule.name in fired]
         return CoveredTechnique(
             technique,
@@ -171,7 +172,7 @@ def coverage(
             tuple(entry.id for entry in on),
             tuple(entry.id for entry in rules if not entry.rule.enabled),
             max(holding, key=lambda proof: proof.time, default=None),
-            not holding and any(entry.id in proven_once for entry in on),
+            not valid and any(entry.id in proven_once for entry in on),
             max(times, default=None),
         )
 

@@ -5,17 +5,17 @@ Decisions are kept apart from rules, so that a new version of a rule keeps them.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
+
+from sib_protocol.events import TECHNIQUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sib_server.detection.rules.collect import Rule
 
-TECHNIQUE: Final = re.compile(r"T\d{4}(\.\d{3})?", re.ASCII)
 
 Selector: TypeAlias = Literal["id", "name", "tag", "technique"]
 

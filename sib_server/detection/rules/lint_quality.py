@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from sib_protocol.events import TECHNIQUE
 from sib_server.detection.rules.catalogue import TACTIC_TAG
 from sib_server.detection.rules.collect import Origin
-from sib_server.detection.rules.decisions import TECHNIQUE
 from sib_server.detection.rules.findings import Finding, LintName, Severity
 
 if TYPE_CHECKING:
@@ -122,11 +122,22 @@ def priorities(subject: Subject) -> Iterator[Finding]:
 
 
 def drills(subject: Subject) -> Iterator[Finding]:
-    """What no drill has fired is a claim."""
+    """What no drill has fired is a claim, and so is a technique that none of the drills is."""
     for rule in subject.judged(Origin.SIB, Origin.OWN):
-        if rule.name not in subject.drilled:
+        sidecar = subject.drilled.get(rule.name)
+        if sidecar is None:
             reason = "no drill is beside the rule, so nothing proves that it fires"
             yield Finding(rule.place, rule.name, DRILL, reason, Severity.WARNING)
+            continue
+        techniques = {tag for tag in rule.tags if TECHNIQUE.fullmatch(tag)}
+        if sidecar.proves and techniques - sidecar.proves:
+            unproven = ", ".join(sorted(techniques - sidecar.proves))
+            reason = f"no drill proves {unproven}"
+            yield Finding(rule.place, rule.name, DRILL, reason, Severity.WARNING)
+        if sidecar.proves - techniques:
+            strange = ", ".join(sorted(sidecar.proves - techniques))
+            reason = f"a drill proves {strange}, which is no tag of the rule"
+            yield Finding(sidecar.place, rule.name, DRILL, reason, Severity.WARNING)
 
 
 def exceptions(subject: Subject) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ _MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """That a drill fired a rule.
+    """That drills fired a rule.
 
     Attributes:
         id: the rule's.
@@ -35,6 +35,7 @@ class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kernel: of the machine.
         time: when, ISO 8601 in UTC.
         quiet_cases: how many quiet cases stayed quiet in the same run.
+        techniques: those that a drill which fired proves; empty for all of the rule.
     """
 
     id: str
@@ -43,6 +44,11 @@ class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: str
     time: str
     quiet_cases: int
+    techniques: tuple[str, ...] = ()
+
+    def proves(self, technique: str) -> bool:
+        """Whether a drill for this technique of the rule has fired."""
+        return not self.techniques or technique in self.techniques
 
 
 class Proofs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +113,10 @@ def proven(
     kernel: str,
     time: str,
 ) -> dict[str, Proof]:
-    """The proofs of one run: rules whose drill fired and whose quiet cases all stayed quiet.
+    """The proofs of one run: rules whose drills fired and whose quiet cases all stayed quiet.
+
+    A drill that could not be run here proves nothing of its techniques; those of the others stay
+    proven. One that did not fire takes the rule's whole proof away.
 
     Args:
         verdicts: of the run.
@@ -121,12 +130,18 @@ def proven(
         by_rule.setdefault(verdict.id, []).append(verdict)
     found = {}
     for identity, mine in by_rule.items():
-        fired = any(one.result is Result.FIRED for one in mine)
-        if identity in contents and fired and all(one.result.is_well for one in mine):
+        fired = [one for one in mine if one.result is Result.FIRED]
+        if identity in contents and fired and all(_leaves_proven(one) for one in mine):
             quiet = sum(one.kind is Kind.QUIET for one in mine)
-            proof = Proof(identity, contents[identity], engine, kernel, time, quiet)
+            techniques = tuple(sorted({name for one in fired for name in one.proves}))
+            proof = Proof(identity, contents[identity], engine, kernel, time, quiet, techniques)
             found[identity] = proof
     return found
+
+
+def _leaves_proven(one: Verdict) -> bool:
+    not_done = one.kind is Kind.DRILL and one.result is Result.NOT_RUN
+    return one.result.is_well or not_done
 
 
 def merged(before: Proofs, run: Mapping[str, Proof], tested: Iterable[str]) -> Proofs:

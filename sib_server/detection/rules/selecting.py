@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sib_protocol.errors import ExitCode, SibError
-from sib_server.detection.rules.decisions import TECHNIQUE, Switch, selects
+from sib_protocol.events import TECHNIQUE
+from sib_server.detection.rules.decisions import Switch, selects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

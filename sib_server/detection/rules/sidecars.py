@@ -34,13 +34,15 @@ class Sidecar:
         id: never changes, whatever becomes of the name.
         place: the entry's line.
         quiet_cases: how many everyday acts are told that must not fire it.
-        content: SHA-256 of drill and quiet cases, for telling whether they changed.
+        proves: techniques that the drills prove; empty where the only one proves all of the rule's.
+        content: SHA-256 of drills and quiet cases, for telling whether they changed.
     """
 
     rule: str
     id: str
     place: Place
     quiet_cases: int
+    proves: frozenset[str]
     content: str
 
 
@@ -58,9 +60,11 @@ def read_sidecars(file: str, content: bytes) -> tuple[list[Sidecar], list[Findin
 
 
 def _sidecar(file: str, drill: RuleDrill) -> Sidecar:
-    done = msgspec.json.encode((drill.drill, drill.quiet))
+    done = msgspec.json.encode((drill.drills, drill.quiet))
     content = hashlib.sha256(done).hexdigest()
-    return Sidecar(drill.rule, drill.id, Place(file, drill.line), len(drill.quiet), content)
+    proves = frozenset(technique for one in drill.drills for technique in one.proves)
+    place = Place(file, drill.line)
+    return Sidecar(drill.rule, drill.id, place, len(drill.quiet), proves, content)
 
 
 def by_rule(sidecars: Iterable[Sidecar], findings: list[Finding]) -> dict[str, Sidecar]:

@@ -77,9 +77,9 @@ class Subject:
         return self.matrix.by_id()
 
     @cached_property
-    def drilled(self) -> frozenset[str]:
-        """The names of rules that have a drill."""
-        return frozenset(sidecar.rule for sidecar in self.sidecars)
+    def drilled(self) -> Mapping[str, Sidecar]:
+        """What stands beside rules that have a drill, by their names."""
+        return {sidecar.rule: sidecar for sidecar in self.sidecars}
 
     @cached_property
     def read_rules(self) -> Mapping[str, Read]:

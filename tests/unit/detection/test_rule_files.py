@@ -44,9 +44,17 @@ def test_every_rule_is_whole_and_has_its_drill_beside_it() -> None:
             if not rule.get("exceptions"):
                 problems.append(f"{path.name}: {name}: no exceptions to tune it by")
             beside = sidecar.get(name, {})
-            if not beside.get("drill", {}).get("run") or not beside.get("quiet"):
+            drills = beside.get("drills") or [beside.get("drill", {})]
+            if not all(one.get("run") for one in drills) or not beside.get("quiet"):
                 problems.append(f"{path.name}: {name}: no drill or no quiet case")
     for what, counts in (("id", ids), ("name", names)):
         problems += [f"{what} {value} twice" for value, count in counts.items() if count > 1]
+    retired = yaml.safe_load((RULES.parent / "retired.yaml").read_text())
+    problems += [f"the id {one} was retired" for one in ids.keys() & retired.keys()]
+    problems += [
+        f"{old} was merged into {new}, which is no rule"
+        for old, new in retired.items()
+        if new.startswith("sib-") and new not in ids
+    ]
     assert problems == []
     assert len(names) > 100

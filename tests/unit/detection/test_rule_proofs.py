@@ -20,9 +20,10 @@ from sib_server.detection.rules.proofs import (
 )
 
 
-def verdict(identity: str, result: Result) -> Verdict:
-    kind = Kind.DRILL if result in (Result.FIRED, Result.SILENT) else Kind.QUIET
-    return Verdict(identity, identity.upper(), kind, "", result, {})
+def verdict(identity: str, result: Result, *proves: str, kind: Kind | None = None) -> Verdict:
+    drill = result in (Result.FIRED, Result.SILENT)
+    kind = kind or (Kind.DRILL if drill else Kind.QUIET)
+    return Verdict(identity, identity.upper(), kind, "", result, {}, proves=proves)
 
 
 RUN = [
@@ -47,6 +48,21 @@ def test_what_is_proven_and_what_is_not() -> None:
     old = Proofs(dict.fromkeys(("a", "b", "z"), proof))
     # b was tested and failed, z was not tested.
     assert list(merged(old, found, "abcd").proofs) == ["a", "z"]
+
+
+def test_each_technique_is_proven_by_its_own_drill() -> None:
+    run = [
+        verdict("a", Result.FIRED, "T1003", "T1552"),
+        verdict("a", Result.NOT_RUN, "T1555", kind=Kind.DRILL),
+        verdict("a", Result.QUIET),
+        verdict("b", Result.FIRED, "T1003"),
+        verdict("b", Result.SILENT, "T1552"),
+        verdict("c", Result.NOT_RUN, "T1003", kind=Kind.DRILL),
+    ]
+    found = proven(run, CONTENTS, engine="0.44.1", kernel="6.1", time="2026-11-25T12:00:00+00:00")
+    assert {name: proof.techniques for name, proof in found.items()} == {"a": ("T1003", "T1552")}
+    proof = found["a"]
+    assert [proof.proves(name) for name in ("T1003", "T1552", "T1555")] == [True, True, False]
 
 
 def test_proofs_are_kept_in_a_file(tmp_path: Path) -> None:

@@ -58,12 +58,12 @@ def test_what_failed_stands_first_and_nothing_is_made_up() -> None:
     assert "**3 rules**, 2 techniques" in text
     assert "Drills: 1 of 2 fired" in text
     assert "Quiet cases: 1 of 2 fired no rule" in text
-    assert "all quiet cases quiet): 1 of 2." in text
+    assert "all quiet cases quiet): 1 of 2 rules." in text
     wrong = text.partition("## Not as it should be")[2].partition("## Rule by rule")[0]
     assert "| x-2 | Loud | silent |  |" in wrong
-    assert "| x-2 | a build | noisy | Loud |" in wrong
+    assert "| x-2 | quiet: a build | noisy | Loud |" in wrong
     assert "x-1" not in wrong
-    assert "| x-1: Gone | critical | T1485 | fired | 1 quiet |" in text
+    assert "| x-1: Gone | critical | T1485 | 1 of 1 fired | 1 quiet |" in text
     # A rule that no drill belongs to is not passed over.
     assert "| Asked | notice |  | none | none |" in text
     assert text.index("### Impact") < text.index("### Discovery")
@@ -87,7 +87,7 @@ def test_the_falco_projects_rules_are_told_apart() -> None:
     )
     assert found == {"x-1": ["Theirs"]}
     text = text_of(Runs(RULES, report(), 3, "a machine", found))
-    assert "in 1 of 3" in text
+    assert "in those of 1 of 3 rules" in text
     assert "| x-1 | Theirs |" in text
     assert "| drill | the Falco" not in text_of(Runs(RULES, report(), 3, "a machine", {}))
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from sib_protocol.drills.confinement import system_call_filter
 from sib_protocol.drills.marks import FIELD, Alert, Mark, new_run, parse_alert, parse_mark
-from sib_protocol.drills.model import Act, Kind, QuietCase, RuleDrill
+from sib_protocol.drills.model import Act, Drill, Kind, QuietCase, RuleDrill
 from sib_protocol.drills.sandbox import Outcome
 from sib_protocol.drills.standin import standin_program
 from sib_protocol.drills.verdicts import Result, by_act, judge, not_run, plan, summary
 
-DRILL = RuleDrill("a-1", "Seen", ("A person.",), Act("x"), (QuietCase("nothing", Act("true")),))
+QUIET = (QuietCase("nothing", Act("true")),)
+DRILL = RuleDrill("a-1", "Seen", ("A person.",), (Drill(Act("x")),), QUIET)
 RUN = "0123456789ab"
 OURS = {"Seen", "Other"}
 
@@ -59,6 +60,17 @@ def test_a_plan_has_drills_and_quiet_cases_as_asked() -> None:
         (2, Kind.QUIET, "nothing"),
     ]
     assert [one.kind for one in plan([DRILL], quiet=True, drill=False)] == [Kind.QUIET]
+
+
+def test_each_of_several_drills_is_judged_by_itself() -> None:
+    ways = tuple(Drill(Act(name), name, (f"T100{name}",)) for name in "12")
+    first, second = plan([RuleDrill("a-1", "Seen", ("A person.",), ways, QUIET)], quiet=False)
+    well, silent = (
+        judge(first, Outcome(0), [alert("Seen")], OURS),
+        judge(second, Outcome(0), [], OURS),
+    )
+    assert (well.title, well.result, well.proves) == ("Seen: 1", Result.FIRED, ("T1001",))
+    assert (silent.title, silent.result) == ("Seen: 2", Result.SILENT)
 
 
 START = 1_795_608_000_000_000_000  # 2026-11-25T12:00:00Z

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sib_protocol.drills.model import Act, Endpoint, QuietCase, RuleDrill
+from sib_protocol.drills.model import Act, Drill, Endpoint, QuietCase, RuleDrill
 from sib_protocol.drills.parsing import (
     DrillFilesError,
     load_drills,
@@ -44,7 +44,63 @@ def test_everything_an_entry_can_say() -> None:
     listen = (Endpoint("127.0.0.1", 8080), Endpoint("10.0.0.53", 53, udp=True))
     act = Act("cat /tmp/x\n", "touch /tmp/x\n", True, ("python3",), listen)
     quiet = (QuietCase("nothing much", Act("true")),)
-    assert found == (RuleDrill("my-rule-001", "Something seen", ("A person.",), act, quiet, 1),)
+    drills = (Drill(act),)
+    assert found == (RuleDrill("my-rule-001", "Something seen", ("A person.",), drills, quiet, 1),)
+
+
+SEVERAL = GOOD.replace(
+    """\
+  drill:
+    setup: |
+      touch /tmp/x
+    run: |
+      cat /tmp/x
+""",
+    """\
+  drills:
+    - name: one way
+      proves: [T1003.008]
+      run: cat /tmp/x
+    - name: another
+      proves: [T1552, T1003]
+      run: cat /tmp/y
+""",
+).replace(
+    """\
+    contained: true
+    needs: [python3]
+    listen: ["127.0.0.1:8080", udp/10.0.0.53:53]
+""",
+    "",
+)
+
+
+def test_a_rule_may_have_several_drills() -> None:
+    (found,), problems = parse_drills(SEVERAL, HERE)
+    assert problems == ()
+    assert found.drills == (
+        Drill(Act("cat /tmp/x"), "one way", ("T1003.008",)),
+        Drill(Act("cat /tmp/y"), "another", ("T1552", "T1003")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("    - name: one way\n      proves", "    - proves", 6, "wants its 'name' and"),
+        ("      proves: [T1003.008]\n", "", 6, "the techniques it 'proves'"),
+        ("T1003.008", "T1003.8", 7, "is not a technique"),
+        ("another", "one way", 9, "an act named 'one way' stands here twice"),
+        ("  drills:", "  drill:\n    run: id\n  drills:", 1, "either 'drill'"),
+        ("  drills:", "  kept:", 5, "unknown key 'kept'"),
+        ("cat /tmp/y", "''", 11, "empty"),
+    ],
+)
+def test_problems_of_several_drills(old: str, new: str, line: int, said: str) -> None:
+    assert old in SEVERAL
+    found, problems = parse_drills(SEVERAL.replace(old, new, 1), HERE)
+    assert found == ()
+    assert (problems[0].line, said in problems[0].reason) == (line, True), problems
 
 
 @pytest.mark.parametrize(
@@ -63,7 +119,7 @@ def test_everything_an_entry_can_say() -> None:
         ("127.0.0.1:8080", "127.0.0.1:99999", 12, "is not like 127.0.0.1:8080"),
         ("udp/", "sctp/", 12, "is not like"),
         ("    - name: nothing much\n      run", "    - run", 14, "'name' is missing"),
-        ('    - name: nothing much\n      run: "true"\n', "    []\n", 14, "everyday acts"),
+        ('    - name: nothing much\n      run: "true"\n', "    []\n", 14, "a list of 1 to 32 acts"),
         ('run: "true"\n', 'run: "true"\n    - name: nothing much\n      run: id\n', 16, "twice"),
         ("- id", "x: &a 1\n- id", 2, "not valid YAML"),
         ("[python3]", "[*a]", 1, "anchors"),
@@ -111,7 +167,7 @@ def test_what_is_not_there_or_not_text_or_too_large(tmp_path: Path) -> None:
 def test_no_text_crashes_the_reader(text: str) -> None:
     found, problems = parse_drills(text, HERE)
     assert all(problem.line >= 1 and problem.reason for problem in problems)
-    assert all(entry.quiet and entry.drill.run for entry in found)
+    assert all(entry.quiet and all(one.act.run for one in entry.drills) for entry in found)
 
 
 def test_every_shipped_rule_has_a_drill_and_every_drill_a_rule() -> None:

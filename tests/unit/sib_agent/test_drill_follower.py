@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sib_agent.drilling.drilling import Drilled, choose, report
 from sib_agent.drilling.follower import SpoolFollower
 from sib_agent.spool.spool import Spool
-from sib_protocol.drills.model import Act, Kind, QuietCase, RuleDrill
+from sib_protocol.drills.model import Act, Drill, Kind, QuietCase, RuleDrill
 from sib_protocol.drills.records import DrillRecord, drill_event, read_drill_event
 from sib_protocol.drills.verdicts import Result, Verdict
 from sib_protocol.errors import FileAccessError
@@ -97,7 +97,8 @@ def test_half_a_record_is_none() -> None:
 
 
 def entry(identity: str) -> RuleDrill:
-    return RuleDrill(identity, f"Rule {identity}", ("x",), Act("x"), (QuietCase("y", Act("y")),))
+    drills, quiet = (Drill(Act("x")),), (QuietCase("y", Act("y")),)
+    return RuleDrill(identity, f"Rule {identity}", ("x",), drills, quiet)
 
 
 def test_drills_are_chosen_by_rule_and_tactic() -> None:

@@ -27,10 +27,10 @@ def covered(place: Place, technique: str = "T1003.008") -> dict[str, Any]:
     return dict(found)
 
 
-def prove(place: Place, name: str, time: str, content: str | None = None) -> None:
+def prove(place: Place, name: str, time: str, content: str | None = None, *techniques: str) -> None:
     if content is None:
         content = json.loads(place.run("show", "own-rule-1", "--json").stdout)["content"]
-    proof = Proof("own-rule-1", content, "0.44.1", "6.18", time, 2)
+    proof = Proof("own-rule-1", content, "0.44.1", "6.18", time, 2, techniques)
     save_proofs(place.root / name, Proofs({"own-rule-1": proof}))
 
 
@@ -74,6 +74,15 @@ def test_a_proof_holds_for_the_rule_as_it_was(place: Place) -> None:
     assert covered(place)["proven"]["time"] == "2026-11-03T00:00:00Z"
     (place.root / "sib" / SHIPPED_NAME).write_text("{")
     place.run("coverage", code=ExitCode.DAMAGED)
+
+
+def test_a_technique_is_proven_by_a_drill_for_it_alone(place: Place) -> None:
+    place.write("sib/ours.yaml", OURS.replace("T1003.008]", "T1003.008, T1552]"))
+    prove(place, f"sib/{SHIPPED_NAME}", "2026-11-01T00:00:00Z", None, "T1552")
+    assert covered(place, "T1552")["proven"] is not None
+    assert covered(place)["proven"] is None
+    # The rule is as it was proven: nothing is outdated, this technique never was proven.
+    assert not covered(place)["outdated"]
 
 
 def test_a_tuning_or_another_drill_takes_a_proof_away(place: Place) -> None:

@@ -160,6 +160,18 @@ def test_what_is_missing_is_told() -> None:
     }
 
 
+def test_each_technique_of_a_rule_wants_a_drill_among_several() -> None:
+    def with_drills(proves: str) -> str:
+        several = f'[{{name: a, proves: [{proves}], run: "true"}}]'
+        return DRILL.replace("drill: {run: cat /etc/shadow}", f"drills: {several}")
+
+    assert findings(GOOD, with_drills("T1003.008")) == ()
+    (one,) = findings(GOOD.replace("T1003.008", "T1003.008, T1552"), with_drills("T1003.008"))
+    assert (str(one.place), one.reason) == ("a.yaml:6", "no drill proves T1552")
+    (two,) = findings(GOOD, with_drills("T1003.008, T1552"))
+    assert two.reason == "a drill proves T1552, which is no tag of the rule"
+
+
 def test_drill_entries_belong_to_one_rule_each() -> None:
     second = DRILL.replace("rule: Good", "rule: Renamed")
     found = findings(GOOD, DRILL, second)
