@@ -42,7 +42,8 @@ def test_drills_are_followed_to_the_server(
     entries = yaml.safe_load((SHIPPED / "credential_access.drills.yaml").read_text())[:3]
     (tmp_path / "drills").mkdir()
     (tmp_path / "drills" / "some.drills.yaml").write_text(yaml.safe_dump(entries))
-    drills.write_text(yaml.safe_dump([{**entries[0], "id": "x-1", "drill": {"run": "true"}}]))
+    mute = {key: value for key, value in entries[0].items() if key not in {"drill", "drills"}}
+    drills.write_text(yaml.safe_dump([{**mute, "id": "x-1", "drill": {"run": "true"}}]))
     folder = tmp_path / "falco"
     folder.mkdir()
     with HostFalco(falco, rule_files(), folder, agent.events_file):
@@ -54,7 +55,13 @@ def test_drills_are_followed_to_the_server(
         silent = agent.cli("drill", "--rule", "x-1", "--from", str(drills), check=False)
     found = json.loads(done.stdout)["drills"]
     fired = [one for one in found if one["kind"] == "drill"]
-    assert [one["id"] for one in fired] == [entry["id"] for entry in entries]
+    wanted = [
+        (entry["id"], drill.get("name", ""))
+        for entry in entries
+        for drill in entry.get("drills", [{}])
+    ]
+    assert len(wanted) > len(entries), "no rule with several drills is among these"
+    assert [(one["id"], one["name"]) for one in fired] == wanted
     assert all(0 < one["seconds_to_spool"] <= one["seconds_to_server"] < 10 for one in fired)
     assert {one["result"] for one in found} == {"fired", "quiet"}
     assert silent.returncode == ExitCode.INCOMPLETE
@@ -65,10 +72,11 @@ def test_drills_are_followed_to_the_server(
         lines = [json.loads(line)["event"] for line in done.stdout.splitlines()]
         return [read_drill_event(json.dumps(line).encode()) for line in lines]
 
-    wait_for("results on the server", lambda: len(records()) == 4, 40)
+    wait_for("results on the server", lambda: len(records()) == len(wanted) + 1, 40)
     results = {record.id: record.result for record in records()}
     assert results["x-1"] is Result.SILENT
     assert results[entries[0]["id"]] is Result.FIRED
+    assert {(record.id, record.name) for record in records()} == {*wanted, ("x-1", "")}
 
 
 def test_what_is_missing_is_said(agent: Agent, tmp_path: Path) -> None:
