@@ -17,7 +17,7 @@ from sib_server.detection.indicators.aggregate import Aggregate, aggregate, fewe
 from sib_server.detection.indicators.exclusions import Ranges, as_network
 from sib_server.detection.indicators.kinds import Kind
 from sib_server.detection.indicators.lookups import is_visible, lookup_condition
-from sib_server.detection.indicators.networks import network_condition
+from sib_server.detection.indicators.networks import gated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,8 +152,8 @@ def address_condition(
 ) -> str:
     """What holds where a connection's far end is one of the items; empty without items.
 
-    The hash of addresses comes first, since it costs next to nothing; then IPv4 networks; IPv6
-    networks last, behind a test for the family.
+    The hash of addresses comes first, since it costs next to nothing, then networks behind a gate
+    for each family, which an address of the other one does not pass.
 
     Args:
         fields: of the far end, as address and as network, such as ``("fd.sip", "fd.snet")``.
@@ -168,8 +168,7 @@ def address_condition(
     for family in (4, 6) if networks else ():
         members = [network for network in items.networks if network.version == family]
         if members:
-            test = network_condition(network_field, members)
-            tests.append(test if family == 4 else f"(fd.typechar = 6 and {test})")
+            tests.append(gated(network_field, members))
     return f"({' or '.join(tests)})" if tests else ""
 
 

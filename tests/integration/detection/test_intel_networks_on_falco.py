@@ -36,9 +36,12 @@ CONTROL = f"""
 CONNECT = f"""
 import json, socket, sys, time
 "{MARK}"
-for place in json.load(sys.stdin):
+for place, source in json.load(sys.stdin):
     family = socket.AF_INET6 if ":" in place else socket.AF_INET
+    free_bind = (socket.IPPROTO_IPV6, 78) if ":" in place else (socket.IPPROTO_IP, 15)
     with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.setsockopt(*free_bind, 1)
+        client.bind((source, 0))
         client.connect((place, 9))
     time.sleep(0.0005)
 """
@@ -79,6 +82,10 @@ def test_exactly_the_listed_networks_and_addresses_fire(tmp_path: Path) -> None:
         if str(place) in single
         or any(place in network for network in networks if network.version == place.version)
     }
+    # The near end lies in a listed network at times, which is nothing to report.
+    sources = {4: ["127.0.0.1"], 6: ["::1"]}
+    for network in draw.sample(networks, 60):
+        sources[network.version].append(str(network[1]))
     assert len(expected) > 500
     assert len(asked) - len(expected) > 200
     events, rules = tmp_path / "events.jsonl", tmp_path / "rules.yaml"
@@ -100,7 +107,13 @@ def test_exactly_the_listed_networks_and_addresses_fire(tmp_path: Path) -> None:
             assert engine.poll() is None, log.read_text()[-2000:]
             subprocess.run(
                 ["unshare", "-n", "sh", "-c", NAMESPACE, sys.executable, CONNECT],
-                input=json.dumps(missing), text=True, check=True, timeout=60,
+                input=json.dumps(
+                    [
+                        (place, draw.choice(sources[ipaddress.ip_address(place).version]))
+                        for place in missing
+                    ]
+                ),
+                text=True, check=True, timeout=60,
             )  # fmt: skip
             time.sleep(1.5)
             seen, fired = set(), set()

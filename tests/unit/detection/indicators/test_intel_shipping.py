@@ -17,7 +17,7 @@ from sib_server.detection.indicators.aggregate import SPLIT, aggregate, collapse
 from sib_server.detection.indicators.kinds import Kind, Observable, recognise
 from sib_server.detection.indicators.lookups import is_visible, lookup_condition, wire_name
 from sib_server.detection.indicators.merge import Indicator, Sighting
-from sib_server.detection.indicators.networks import BRANCHES, LEAF, network_condition
+from sib_server.detection.indicators.networks import BRANCHES, LEAF, gated
 from sib_server.detection.indicators.rules import Shipment, Tier, choose, rule_document
 from sib_server.detection.indicators.settings import ShippingSettings
 from sib_server.detection.rules.conditions import checks, values
@@ -62,27 +62,37 @@ def test_aggregation_covers_the_same_addresses_with_the_fewest_items(networks: l
     assert list(made.networks) == [n for n in merged if n.num_addresses > SPLIT]
 
 
-def holds(condition: str, address: Any) -> bool:
+def holds(condition: str, server: Any, client: Any) -> bool:
     """Evaluate the Falco condition: its grammar here is also Python's, but for the networks."""
 
     def test(match: re.Match[str]) -> str:
         networks = [ipaddress.ip_network(item) for item in re.findall(r"[0-9a-f.:]+/\d+", match[0])]
-        return str(any(address in network for network in networks))
+        ends = (server, client) if match[1] == "net" else (server,)
+        return str(any(end in network for network in networks for end in ends))
 
-    return bool(eval(re.sub(r"fd\.snet (?:in \([^)]*\)|= \S+?/\d+)", test, condition)))  # noqa: S307 - our own text, as Python
+    return bool(eval(re.sub(r"fd\.(s?net) (?:in \([^)]*\)|= \S+?/\d+)", test, condition)))  # noqa: S307 - our own text, as Python
 
 
 @settings(deadline=None)
-@given(st.lists(NETWORKS, min_size=1, max_size=40), st.integers(1, 4), st.integers(0, 255))
-def test_the_tree_says_what_the_list_says(networks: list[Any], leaf: int, host: int) -> None:
+@given(
+    st.lists(NETWORKS, min_size=1, max_size=40),
+    st.integers(1, 4),
+    st.integers(0, 255),
+    st.integers(0, 255),
+)
+def test_the_tree_says_what_the_list_says(
+    networks: list[Any], leaf: int, host: int, other: int
+) -> None:
+    """Whatever the other end of the connection is: gates hold for either end, lists for one."""
     for version, base in ((4, 0x2D424D00), (6, 0x2A0E << 112)):
         members = [n for n in collapse(networks) if n.version == version]
         if not members:
             continue
-        condition = network_condition("fd.snet", members, leaf)
+        condition = gated("fd.snet", members, leaf)
+        client = ipaddress.ip_address(base + other)
         for number in {host, *(int(n.network_address) - base for n in members)}:
             address = ipaddress.ip_address(base + number)
-            assert holds(condition, address) == any(address in n for n in members)
+            assert holds(condition, address, client) == any(address in n for n in members)
 
 
 def dense(number: int) -> int:
@@ -100,18 +110,26 @@ def clustered(number: int) -> int:
     return ((1 << 31 >> part) | draw.randrange(1 << 31 >> part)) & 0xFFFFFF00
 
 
+def test_networks_that_share_no_bit_have_no_gate() -> None:
+    """Falco is not asked about a prefix of no bits."""
+    ends = [ipaddress.IPv4Network("1.0.0.0/24"), ipaddress.IPv4Network("200.0.0.0/24")]
+    assert gated("fd.snet", ends) == "fd.snet in (1.0.0.0/24, 200.0.0.0/24)"
+    assert "/0" not in gated("fd.snet", ends, leaf=1)
+
+
 @pytest.mark.parametrize("place", [dense, scattered, clustered])
 def test_the_tree_grows_with_the_logarithm_and_can_be_compiled(place: Callable[[int], int]) -> None:
     """As many networks as the settings allow, in every shape: a bundle could not be made else."""
     firsts = sorted({place(number) for number in range(50_000)})
     networks = [ipaddress.IPv4Network((first, 24)) for first in firsts]
-    condition = network_condition("fd.snet", networks)
+    condition = gated("fd.snet", networks)
     depth = deepest = 0
     for sign in condition:
         depth += (sign == "(") - (sign == ")")
         deepest = max(deepest, depth)
-    # A level parts the networks three times; what is left of uneven ones are the address's bits.
-    assert deepest <= 2 * (math.ceil(math.log(len(networks) / LEAF, BRANCHES)) + 32 // 3)
+    # A level halves one part after the other; what is left of uneven ones are the address's bits.
+    levels = math.ceil(math.log(len(networks) / LEAF, BRANCHES)) + 32 // (BRANCHES - 1)
+    assert deepest <= 2 * levels + 2
     assert sum(len(values(check)) for check in checks(parse(condition))) >= len(networks)
 
 
@@ -181,7 +199,7 @@ def test_the_document() -> None:
     assert lists["sib_indicator_addresses_high"] == ["45.66.77.88", "45.66.77.89", "2a0f::1"]
     high = rules["SIB connection to an indicator (high confidence)"]
     assert high["priority"] == Priority.CRITICAL.value.upper()
-    assert "fd.typechar = 6 and fd.snet in (2a0e:1234::/32)" in high["condition"]
+    assert "(fd.net = 2a0e:1234::/32 and fd.snet in (2a0e:1234::/32))" in high["condition"]
     medium = rules["SIB connection from an indicator (medium confidence)"]
     assert medium["priority"] == "NOTICE"
     assert "fd.cnet" not in medium["condition"]
