@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sib_agent.health import Snapshot
-from sib_protocol.errors import FileAccessError
+from sib_protocol.errors import UNDECODABLE, FileAccessError
 from sib_protocol.messages import BundleOutcome
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_snapshot(path: Path) -> Snapshot | None:
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_FILE), type=Snapshot)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, *UNDECODABLE):
         return None
     except OSError as error:
         raise FileAccessError(path, error.strerror or str(error), "run it as root") from error

@@ -9,10 +9,15 @@ the terminal is always a bug.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON that is wanted: not only its own error."""
 
 
 class ExitCode(IntEnum):

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
+
 
 class Priority(Enum):
     """Falco's priorities, most severe first; the value is the text Falco writes."""
@@ -156,7 +158,7 @@ def summarize(line: bytes) -> EventSummary:
         if not line.isascii():
             line.decode()
         alert = _alert_decoder.decode(line)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return _UNPARSED
     # A rule has one set of tags and a second has many events: both are read again and again.
     find = _recent_techniques if len(line) <= _MEMO_LINE_BYTES else _techniques

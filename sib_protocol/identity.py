@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import swap_generation
 from sib_protocol.ids import HostId, HostName
 
@@ -116,7 +116,7 @@ class IdentityStore:
             ) from error
         try:
             return msgspec.json.decode(text, type=Identity)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise DamagedIdentityError(self.directory, f"{DESCRIPTION_FILE}: {error}") from error
 
     def bundle_root(self) -> bytes | None:

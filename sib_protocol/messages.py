@@ -30,7 +30,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sib_protocol.errors import MalformedMessageError, TooLargeError
+from sib_protocol.errors import UNDECODABLE, MalformedMessageError, TooLargeError
 from sib_protocol.limits import MAX_MESSAGE_BYTES
 
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -312,5 +312,5 @@ def decode_message(
         raise TooLargeError("a message", max_bytes)
     try:
         return msgspec.json.decode(body, type=wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessageError(f"not a {wanted.__name__}: {error}") from error

@@ -18,6 +18,7 @@ from sib_agent.bundles.watching import EngineView
 from sib_agent.doctor.metrics import fetch
 from sib_agent.setup.facts import find_falco
 from sib_agent.setup.falco_config import rules_paths
+from sib_protocol.errors import UNDECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def _read_results(answer: bytes) -> list[LoadResult] | None:
         if line.startswith(b"{"):
             try:
                 return msgspec.json.decode(line, type=LoadResults).falco_load_results
-            except (msgspec.DecodeError, RecursionError):
+            except UNDECODABLE:
                 return None
     return None
 

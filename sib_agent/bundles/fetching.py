@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sib_agent.renewing import sibling_command
-from sib_protocol.errors import ExitCode
+from sib_protocol.errors import UNDECODABLE, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def judge_fetch(code: int, answer: str, complaints: str) -> Fetched | NotFetched
     if code == 0:
         try:
             return msgspec.json.decode(answer, type=Fetched)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return NotFetched("its answer cannot be read")
     lines = complaints.strip().splitlines() or [f"it ended with {code}"]
     reason = lines[0].removeprefix("error: ")[:400]

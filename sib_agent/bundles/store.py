@@ -18,6 +18,7 @@ import msgspec
 
 from sib_agent.bundles.plan import Disk
 from sib_agent.bundles.state import BundleState
+from sib_protocol.errors import UNDECODABLE
 from sib_protocol.files import sync_directory, write_atomic, write_synced
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class BundleStore:
         try:
             text = (self.state / "state.json").read_bytes()
             return msgspec.json.decode(text, type=BundleState)
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        except (FileNotFoundError, *UNDECODABLE):
             return BundleState()
 
     def save(self, state: BundleState) -> None:

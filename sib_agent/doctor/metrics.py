@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from urllib3.exceptions import HTTPError
 
 from sib_protocol.checks import Finding, failed, skipped, warning, well
+from sib_protocol.errors import UNDECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ def read_components(page: bytes) -> list[Component] | None:
     """Alloy's components, from its page; ``None`` where it is another one. Pure."""
     try:
         return msgspec.json.decode(page, type=list[Component])
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

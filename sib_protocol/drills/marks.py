@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
+
 VARIABLE: Final = "SIB_DRILL"
 FIELD: Final = f"proc.env[{VARIABLE}]"
 """What Falco calls the variable of the process that fired."""
@@ -75,5 +77,5 @@ def parse_alert(line: bytes) -> Alert | None:
     """Read one line that Falco wrote; ``None`` where it is no alert."""
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from sib_protocol.drills.verdicts import Result
+from sib_protocol.errors import UNDECODABLE
 from sib_protocol.events import Priority, sib_event
 
 RESULT_RULE: Final = "SIB drill result"
@@ -84,7 +85,7 @@ def read_drill_event(line: bytes) -> DrillRecord | None:
     """The record that an event line carries; ``None`` for any other line, whatever it holds."""
     try:
         read = _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     if read.rule != RESULT_RULE or read.source != "sib":
         return None

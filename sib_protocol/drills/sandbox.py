@@ -36,7 +36,7 @@ from sib_protocol.drills.confinement import (
 )
 from sib_protocol.drills.marks import VARIABLE, Mark
 from sib_protocol.drills.standin import standin_program
-from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, SibError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ def perform(act: Act, mark: Mark, bounds: Bounds | None = None) -> Outcome:
         content = answer.read()
     try:
         outcome = msgspec.json.decode(content, type=Outcome)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise IsolationError("the monitor of the drill died") from error
     if outcome.refused is not None:
         raise IsolationError(outcome.refused)

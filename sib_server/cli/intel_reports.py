@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sib_protocol.errors import FileAccessError
+from sib_protocol.errors import UNDECODABLE, FileAccessError
 from sib_protocol.events import EventSummary, summarize
 from sib_protocol.ids import EventId, HostName, LineNumber, StreamId
 from sib_server.detection.indicators.catalogue import FeedDefinition
@@ -181,7 +181,7 @@ def events_of_file(path: Path) -> Iterator[FileEvent]:
                 line = raw.rstrip(b"\n")
                 try:
                     host = msgspec.json.decode(line, type=_Hosted).hostname
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                except UNDECODABLE:
                     host = ""
                 yield FileEvent(
                     EventId(_NO_STREAM, LineNumber(number)),

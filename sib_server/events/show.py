@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
+
 if TYPE_CHECKING:
     from sib_server.events.stored import StoredEvent
 
@@ -46,7 +48,7 @@ def is_json(line: bytes) -> bool:
     try:
         line.decode()
         msgspec.json.decode(line)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return b"\n" not in line
 
@@ -97,7 +99,7 @@ def event_cells(event: StoredEvent) -> EventCells:
     if not summary.unparsed:
         try:
             output = msgspec.json.decode(event.line, type=_Output).output
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             output = ""
     if not output:
         output = event.line[: MOST_OUTPUT * 4].decode(errors="backslashreplace")

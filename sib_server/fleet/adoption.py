@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_protocol.renewal import BACKDATE_SECONDS
 from sib_server.fleet import hosts as registry
 from sib_server.pki import ledger
@@ -60,7 +61,7 @@ def read_window(pki: Path) -> AdoptionWindow | None:
         return msgspec.json.decode((pki / FILE).read_bytes(), type=AdoptionWindow)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         _LOG.warning("%s cannot be used: %s", pki / FILE, error)
         return None
 

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from sib_protocol.errors import ExitCode
+from sib_protocol.errors import UNDECODABLE, ExitCode
 from sib_protocol.ids import HostId, HostName
 from sib_protocol.messages import HealthReport
 from sib_server.errors import RefusedError
@@ -129,7 +129,7 @@ def _report(text: str | None) -> HealthReport | None:
         return None
     try:
         return msgspec.json.decode(text, type=HealthReport)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         # An older or newer version's; the next report replaces it.
         return None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sib_protocol.checks import Finding, failed, warning
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 from sib_protocol.generated import (
     Action,
@@ -314,7 +314,7 @@ class Setup:
 
     def _applied(self) -> dict[str, Marks]:
         # Whatever is wrong with it: then units are told once too often.
-        with suppress(FileNotFoundError, msgspec.DecodeError):
+        with suppress(FileNotFoundError, *UNDECODABLE):
             return msgspec.json.decode(self.layout.applied.read_bytes(), type=dict[str, Marks])
         return {}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, SibError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def run_as(user: User | None, work: Callable[[], Result], wanted: type[Result]) 
         return msgspec.json.decode(answer, type=wanted)
     try:
         failure = msgspec.json.decode(answer, type=_Failure)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         raise UnprivilegedError(
             f"work as user {user.uid} ended with {code}",
             "look above for what it said",

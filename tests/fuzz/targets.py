@@ -51,6 +51,7 @@ from sib_server.stack.push.rewrite import (
     decompress_gzip,
 )
 from sib_server.trial.feed import recorded_lines
+from tests.fuzz.detection import detection_targets
 from tests.fuzz.mutate import Target
 from tests.fuzz.parsers import (
     HOST,
@@ -272,6 +273,7 @@ def make_targets() -> list[Target]:
         Target(
             "address", feed_address, (), [b"::1", b"fe80::1%eth0", b"192.0.2.1", b"::ffff:1.2.3.4"]
         ),
+        *detection_targets(),
     ]
 
 

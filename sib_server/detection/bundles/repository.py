@@ -18,7 +18,7 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from sib_protocol.errors import FileAccessError
+from sib_protocol.errors import UNDECODABLE, FileAccessError
 from sib_protocol.files import write_atomic
 from sib_server.detection.bundles import metadata as plan
 from sib_server.detection.bundles.expiries import Expiries
@@ -194,7 +194,7 @@ class Repository:
             return Releases()
         except OSError as error:
             raise FileAccessError(path, error.strerror or str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise RepositoryDamagedError(path, str(error)) from error
 
     def commit(self, releases: Releases) -> None:

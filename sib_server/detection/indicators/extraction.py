@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_server.detection.indicators.kinds import (
     Kind,
     Observable,
@@ -125,7 +126,7 @@ def observables_in(line: bytes) -> tuple[Found, ...]:
         return ()
     try:
         event = _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return ()
     if event.source == "sib":
         return ()

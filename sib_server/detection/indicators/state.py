@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from sib_protocol.backoff import Backoff
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 from sib_server.detection.indicators.admission import Trouble
 
@@ -122,7 +122,7 @@ def _load(path: Path, wanted: type[Kept]) -> Kept:
         raise FileAccessError(path, error.strerror or str(error)) from error
     try:
         return msgspec.json.decode(content, type=wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise DamagedStateError(path, str(error)) from error
 
 

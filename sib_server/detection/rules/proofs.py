@@ -14,7 +14,7 @@ import msgspec
 
 from sib_protocol.drills.model import Kind
 from sib_protocol.drills.verdicts import Result, Verdict
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load_proofs(path: Path) -> Proofs:
         raise FileAccessError(path, error.strerror or str(error)) from error
     try:
         return msgspec.json.decode(content, type=Proofs)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise DamagedProofsError(path, str(error)) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sib_protocol.errors import ExitCode, FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 from sib_server.detection.rules.decisions import Decisions
 
@@ -46,7 +46,7 @@ def load_decisions(directory: Path) -> Decisions:
         return Decisions()
     except OSError as error:
         raise FileAccessError(path, error.strerror or str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise DamagedDecisionsError(path, str(error)) from error
     if decisions.format != _FORMAT:
         raise DamagedDecisionsError(path, f"its format is {decisions.format}, not {_FORMAT}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from sib_protocol.errors import ExitCode, SibError
+from sib_protocol.errors import UNDECODABLE, ExitCode, SibError
 from sib_server.detection.rules.decisions import Tuning
 from sib_server.detection.rules.effective import comps, full_condition
 from sib_server.detection.rules.parsing import ConditionError, parse
@@ -91,7 +91,7 @@ def output_fields(line: bytes) -> dict[str, str]:
     """An event's output fields as texts; empty where the line is none of Falco's JSON alerts."""
     try:
         decoded: Any = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return {}
     fields = decoded.get("output_fields") if isinstance(decoded, dict) else None
     if not isinstance(fields, dict):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from urllib3.exceptions import HTTPError
 
-from sib_protocol.errors import FileAccessError, SibError
+from sib_protocol.errors import UNDECODABLE, FileAccessError, SibError
 from sib_protocol.files import write_atomic
 from sib_server.detection.sigma.alerts import (
     MOST_BYTES,
@@ -185,7 +185,7 @@ def _load(path: Path) -> frozenset[str]:
         return frozenset(msgspec.json.decode(path.read_bytes(), type=list[str]))
     except FileNotFoundError:
         return frozenset()
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         # To report what fires once more is better than to report nothing ever again.
         _log.warning("%s cannot be read, alerts that fire are reported again: %s", path, error)
         return frozenset()

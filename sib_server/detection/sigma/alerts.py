@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sib_protocol.errors import MalformedMessageError
+from sib_protocol.errors import UNDECODABLE, MalformedMessageError
 from sib_protocol.events import parse_time_ns, sib_event
 from sib_protocol.ids import HostName, parse_host_name
 from sib_server.detection.sigma.levels import priority_of
@@ -87,7 +87,7 @@ def parse_alerts(content: bytes) -> list[FiringAlert]:
     """
     try:
         answer = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessageError(f"the ruler's answer cannot be read: {error}") from error
     found = (_firing(alert) for alert in answer.data.alerts)
     return sorted(

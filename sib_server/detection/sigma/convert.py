@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sigma.collection import SigmaCollection
 from sigma.correlations import SigmaCorrelationRule
-from sigma.exceptions import SigmaError, SigmaRuleLocation
+from sigma.exceptions import SigmaRuleLocation
 from sigma.filters import SigmaFilter
 from sigma.rule import SigmaRule
 
@@ -55,13 +55,6 @@ class Target(Enum):
     FALCO = "falco"
     LOGQL = "logql"
     NONE = "none"
-
-
-_REFUSALS: Final = (
-    *(SigmaError, TypeError, ValueError),
-    *(AttributeError, LookupError, NotImplementedError),
-)
-"""What pySigma raises for a rule that is none, or has a value that it has no form for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +121,7 @@ def convert_files(
 
 def rule_id(rule: SigmaRule | SigmaCorrelationRule | SigmaFilter) -> str:
     """The Sigma id, or one made from the title."""
-    return str(rule.id or uuid.uuid5(_NAMESPACE, rule.title))
+    return str(rule.id or uuid.uuid5(_NAMESPACE, str(rule.title)))
 
 
 @dataclass
@@ -165,7 +158,7 @@ class _Run:
         except RuleRefusedError as error:
             self.refuse(file.path, "", "", error.reason, file.text)
             return
-        except _REFUSALS as error:
+        except Exception as error:  # noqa: BLE001  (whatever pySigma's code ran into)
             self.refuse(file.path, "", "", f"not a Sigma rule: {_reason(error)}", file.text)
             return
         for rule in [*found.rules, *found.filters]:
@@ -182,11 +175,13 @@ class _Run:
             reason = (
                 "a Sigma filter changes other rules; add the exception to the Falco rule instead"
             )
-            self.refuse(file.path, rule_id(rule), rule.title, reason, file.text)
+            self.refuse(file.path, rule_id(rule), str(rule.title), reason, file.text)
         elif isinstance(rule, SigmaCorrelationRule):
             self.correlations.append((self.place(), rule, file))
             if not rule.generate:
-                self.used.update(reference.reference for reference in rule.rules or ())
+                names = (reference.reference for reference in rule.rules or ())
+                # pySigma keeps whatever stands there; what is no name refers to nothing.
+                self.used.update(name for name in names if isinstance(name, str))
         else:
             self.rules.append((self.place(), rule, file))
 
@@ -201,16 +196,13 @@ class _Run:
         identity, title = rule_id(rule), str(rule.title)
         try:
             made: Conversion = convert(rule, file)
-        except _REFUSALS as error:
-            return Conversion(
-                identity, title, file.path, Target.NONE, reason=_reason(error), source=file.text
-            )
         except RecursionError:
             reason = "the condition is nested too deep"
-            return Conversion(
-                identity, title, file.path, Target.NONE, reason=reason, source=file.text
-            )
-        return made
+        except Exception as error:  # noqa: BLE001  (one rule never ends the others)
+            reason = _reason(error)
+        else:
+            return made
+        return Conversion(identity, title, file.path, Target.NONE, reason=reason, source=file.text)
 
     def _rule(self, rule: SigmaRule, file: RuleFile) -> Conversion:
         stream = log_stream(rule)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sib_protocol.errors import FileAccessError
+from sib_protocol.errors import UNDECODABLE, FileAccessError
 from sib_protocol.files import sync_directory, write_atomic
 from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.sigma.convert import Conversion, Target
@@ -186,7 +186,7 @@ class SigmaStore:
         for path in sorted(self.rules.glob("*.json")):
             try:
                 rule = msgspec.json.decode(path.read_bytes(), type=StoredRule)
-            except (OSError, msgspec.DecodeError) as error:
+            except (OSError, *UNDECODABLE) as error:
                 raise FileAccessError(path, str(error), "import the rules again") from error
             found[rule.id] = rule
         return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_protocol.events import DEMO_TAG, Priority
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def is_demo(line: bytes) -> bool:
         return False
     try:
         return DEMO_TAG in _tags_decoder.decode(line).tags
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
 
 
@@ -125,7 +126,7 @@ def _text(raw: msgspec.Raw | None) -> str:
         return ""
     try:
         return msgspec.json.decode(raw, type=str)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return bytes(raw).decode("utf-8", "replace")
 
 
@@ -134,7 +135,7 @@ def _fields(raw: msgspec.Raw | None) -> dict[str, object]:
         return {}
     try:
         fields: dict[str, object] = dict(_object_decoder.decode(raw))
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return {"sib.output_fields": bytes(raw).decode("utf-8", "replace")}
     for name in _STRINGS_ONLY:
         value = fields.get(name)

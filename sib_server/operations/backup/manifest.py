@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_server.operations.backup.errors import ArchiveRefusedError
 
 FORMAT: Final = 1
@@ -125,7 +126,7 @@ def parse_manifest(content: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ArchiveRefusedError(f"its manifest cannot be read ({error})") from error
     check(manifest)
     return manifest

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_server.events.retention import RetentionPolicy
 from sib_server.operations.disk.settings import DECISION
 from sib_server.stack.loki import TENANT
@@ -76,7 +77,7 @@ def read_decision(directory: Path) -> Decision | None:
             return msgspec.json.decode(opened.read(_MAX_BYTES), type=Decision)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         _log.warning("%s cannot be used: %s", directory / DECISION, error)
         return None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_server.events.failures import JournalMissingError
 from sib_server.events.meta import read_cursors, read_minutes
 from sib_server.events.retention import used_bytes
@@ -108,7 +109,7 @@ def measure_prometheus(directory: Path) -> Store | None:
         try:
             with meta.open("rb") as opened:
                 end_ms = msgspec.json.decode(opened.read(_MAX_META), type=_BlockMeta).maxTime
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNDECODABLE):
             continue
         blocks.add(meta.parent)
         size = sum(_allocated(status) for _, status in _files(meta.parent))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sib_protocol.checks import Finding, failed, well
+from sib_protocol.errors import UNDECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,7 +49,7 @@ def judge_ruler(wanted: Collection[str], answer: bytes, file: Path) -> Finding:
     """
     try:
         groups = msgspec.json.decode(answer, type=_Answer).data.groups
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         return failed(CHECK, f"the ruler's answer cannot be read: {error}", "is it Loki's?")
     rules = {rule.labels.get("sigma_id", ""): rule for group in groups for rule in group.rules}
     missing = sorted(wanted - rules.keys())

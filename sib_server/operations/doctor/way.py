@@ -11,7 +11,7 @@ import msgspec
 from urllib3.exceptions import HTTPError
 
 from sib_protocol.checks import Finding, failed, failed_by, skipped, well
-from sib_protocol.errors import MalformedMessageError, SibError
+from sib_protocol.errors import UNDECODABLE, MalformedMessageError, SibError
 from sib_server.events.probe import probe_event
 from sib_server.events.reader import JournalReader
 from sib_server.events.sinks.falcosidekick_counts import Counts, parse_counts
@@ -177,7 +177,7 @@ def loki_found(answer: bytes | None, nonce: str) -> bool:
     try:
         result = msgspec.json.decode(answer)["data"]["result"]
         return any(nonce in value[1] for stream in result for value in stream["values"])
-    except (msgspec.DecodeError, LookupError, TypeError):
+    except (LookupError, TypeError, *UNDECODABLE):
         return False
 
 

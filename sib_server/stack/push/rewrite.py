@@ -14,7 +14,7 @@ import cramjam
 import msgspec
 from google.protobuf.message import DecodeError
 
-from sib_protocol.errors import MalformedMessageError, TooLargeError
+from sib_protocol.errors import UNDECODABLE, MalformedMessageError, TooLargeError
 from sib_server.stack.push.labels import check_labels, format_labels, parse_labels
 from sib_server.stack.push.schema import LokiPush, WriteRequest
 
@@ -134,7 +134,7 @@ def rewrite_loki_json(
         if not text.isascii():
             text.decode()
         push = _json_decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessageError(f"the body is not a push of Loki's: {error}") from error
     if len(push.streams) > MAX_STREAMS:
         raise MalformedMessageError(

@@ -639,6 +639,16 @@ def test_a_rule_that_only_a_correlation_uses_raises_no_alert() -> None:
             "filter",
         ),
         ("title: [x]\ncorrelation: 5", ""),
+        (
+            "title: C\ncorrelation: {type: event_count, rules: [a], timespan: 1m, condition: null}",
+            "",
+        ),
+        (
+            "title: C\ncorrelation:\n  {type: event_count, rules: [{a: b}], timespan: 1m,"
+            " condition: {gte: 1}}",
+            "",
+        ),
+        ("{}", ""),
     ],
 )
 def test_what_is_no_rule_is_refused(text: str, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sib_protocol.errors import UNDECODABLE
 from sib_server.detection.indicators.formats.lines import text_lines
 from sib_server.detection.indicators.formats.records import (
     Reading,
@@ -129,7 +130,7 @@ def decode_json(content: bytes) -> Any:
     """The document, or ``None`` where it is not JSON."""
     try:
         return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

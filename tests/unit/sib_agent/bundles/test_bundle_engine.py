@@ -77,6 +77,12 @@ def issue(code: str, message: str) -> list[dict[str, str]]:
             "Plugin requirement not satisfied",
         ),
         (3, b"", b"", "falco --validate ended with 3"),
+        (
+            0,
+            b'{"falco_load_results": [{"name": "\xff"}]}',
+            b"",
+            "falco --validate did not say what it thinks",
+        ),
         (-signal.SIGSEGV, b"", b"", "falco --validate ended by signal 11"),
         (0, b"", b"", "falco --validate did not say what it thinks"),
         (0, b"{broken", b"", "falco --validate did not say what it thinks"),

@@ -32,6 +32,12 @@ def answer(*rules: dict[str, Any]) -> bytes:
         (answer(), Verdict.FAILED, "2 of 2"),
         (answer(rule("a"), rule("b", "err")), Verdict.FAILED, "outstanding"),
         (b"<html>", Verdict.FAILED, "cannot be read"),
+        (
+            b'{"data": {"groups": [{"rules": [{"name": "\xff"}]}]}}',
+            Verdict.FAILED,
+            "cannot be read",
+        ),
+        (b"[" * 5000, Verdict.FAILED, "cannot be read"),
     ],
 )
 def test_imported_rules_are_evaluated_or_it_is_said(
