@@ -24,7 +24,7 @@ from sib_server.detection.rules.items import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sib_server.detection.rules.items import Item
 
@@ -124,15 +124,43 @@ class NamedList:
     changes: tuple[Place, ...] = ()
 
 
+Definition = Rule | Macro | NamedList
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """All of it, in the order of first definition."""
+    """All of it, in the order of first definition.
+
+    Attributes:
+        rules, macros, lists: by name.
+        engines, plugins: what is asked of the engine.
+        replaced: definitions that later ones of the same name took the place of, in order; none of
+            the Falco project's.
+    """
 
     rules: Mapping[str, Rule]
     macros: Mapping[str, Macro]
     lists: Mapping[str, NamedList]
     engines: tuple[EngineItem, ...]
     plugins: tuple[PluginsItem, ...]
+    replaced: tuple[Definition, ...] = ()
+
+    def earlier(self) -> Iterator[tuple[RuleSet, frozenset[str]]]:
+        """The set as it would be by earlier definitions, and whose; each definition comes once."""
+        rest = list(self.replaced)
+        while rest:
+            layer = {(type(one), one.name): one for one in reversed(rest)}
+            rest = [one for one in rest if layer[type(one), one.name] is not one]
+            rules = {one.name: one for one in layer.values() if isinstance(one, Rule)}
+            macros = {one.name: one for one in layer.values() if isinstance(one, Macro)}
+            lists = {one.name: one for one in layer.values() if isinstance(one, NamedList)}
+            changed = replace(
+                self,
+                rules={**self.rules, **rules},
+                macros={**self.macros, **macros},
+                lists={**self.lists, **lists},
+            )
+            yield changed, frozenset(one.name for one in layer.values())
 
 
 def collect(files: Iterable[SourceFile]) -> tuple[RuleSet, list[Finding]]:
@@ -163,11 +191,17 @@ class _Collector:
         self._lists: dict[str, NamedList] = {}
         self._engines: list[EngineItem] = []
         self._plugins: list[PluginsItem] = []
+        self._earlier: list[Definition] = []
         self.findings: list[Finding] = []
 
     def result(self) -> RuleSet:
         return RuleSet(
-            self._rules, self._macros, self._lists, tuple(self._engines), tuple(self._plugins)
+            self._rules,
+            self._macros,
+            self._lists,
+            tuple(self._engines),
+            tuple(self._plugins),
+            tuple(self._earlier),
         )
 
     def add(self, origin: Origin, item: Item) -> None:
@@ -281,7 +315,7 @@ class _Collector:
 
     def _replaced(
         self,
-        before: Rule | Macro | NamedList | None,
+        before: Definition | None,
         origin: Origin,
         item: RuleItem | MacroItem | ListItem,
         kind: str,
@@ -289,6 +323,8 @@ class _Collector:
         if before is None or origin is Origin.FALCO is before.origin:
             # The project's files of several maturities repeat what they share.
             return
+        if before.origin is not Origin.FALCO:
+            self._earlier.append(before)
         # To write a whole definition anew is how an administrator changes what others wrote.
         meant = origin is Origin.OWN and before.origin is not Origin.OWN
         severity = Severity.WARNING if meant else Severity.ERROR

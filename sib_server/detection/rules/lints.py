@@ -57,6 +57,18 @@ def lint(
     *,
     falco_known: bool,
 ) -> tuple[Finding, ...]:
-    """What all lints find, ordered by file and line."""
-    subject = Subject(files, rules, sidecars, falco_known, shipped_facts(), shipped())
-    return ordered([finding for one in LINTS for finding in one.check(subject)])
+    """What all lints find, ordered by file and line.
+
+    Definitions that later ones replace are judged, too: who takes the later one away again must
+    not be the first to learn of it.
+    """
+
+    def found(judged: RuleSet) -> Iterator[Finding]:
+        subject = Subject(files, judged, sidecars, falco_known, shipped_facts(), shipped())
+        for one in LINTS:
+            yield from one.check(subject)
+
+    findings = list(found(rules))
+    for earlier, names in rules.earlier():
+        findings += [finding for finding in found(earlier) if finding.rule in names]
+    return ordered(findings)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sib_server.detection.rules.collect import Origin, SourceFile, collect
+from sib_server.detection.rules.collect import DUPLICATE_NAME, Origin, SourceFile, collect
 from sib_server.detection.rules.findings import Finding, Severity
 from sib_server.detection.rules.lints import LINTS, lint
 from sib_server.detection.rules.reading import read_items
@@ -53,11 +53,12 @@ def findings(
         items, wrong = read_items(name, text.encode())
         assert wrong == []
         files.append(SourceFile(name, whose, name, tuple(items)))
-    ruleset, wrong = collect(files)
+    ruleset, twice = collect(files)
+    assert {one.lint for one in twice} <= {DUPLICATE_NAME}
     sidecars = []
     for number, drill in enumerate(drills or (DRILL,)):
         entries, bad = read_sidecars(f"{number}.drills.yaml", drill.encode())
-        assert wrong == bad == []
+        assert bad == []
         sidecars += entries
     return lint(files, ruleset, sidecars, falco_known=falco_known)
 
@@ -179,6 +180,24 @@ def test_drill_entries_belong_to_one_rule_each() -> None:
         "duplicate-id": "1.drills.yaml:1",
         "drill-without-rule": "1.drills.yaml:1",
     }
+
+
+def test_every_definition_of_a_name_is_judged_not_only_the_last() -> None:
+    """Whoever takes the last one away again must not be the first to learn what is wrong."""
+    rule = GOOD[GOOD.index("- rule") :]
+    wrong = ["evt.no_such", "fd.nmae", "%fd.nmea"]
+    text = (
+        GOOD.replace("evt.is_open_read", wrong[0])
+        + rule.replace("fd.name = ", f"{wrong[1]} = ")
+        + rule.replace("file=%fd.name", f"file={wrong[2]}")
+        + GOOD[GOOD.index("- macro") :]
+    )
+    found = findings(text)
+    for name in wrong:
+        line = text[: text.index(name)].count("\n") + 1
+        about = [one for one in found if name.strip("%") in one.reason]
+        assert ("a.yaml", line) in {(one.place.file, one.place.line) for one in about}, name
+    assert findings(GOOD + rule + rule) == ()
 
 
 def test_converted_rules_are_judged_only_by_what_hosts_refuse() -> None:
