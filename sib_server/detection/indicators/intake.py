@@ -95,6 +95,7 @@ def judge(
     exclusions: Exclusions,
     *,
     previous: int | None,
+    lowest: int | None = None,
     now: int,
 ) -> Judged | Refusal:
     """Read a download and decide about it. Pure.
@@ -105,6 +106,7 @@ def judge(
         settings: limits.
         exclusions: what can never be an indicator.
         previous: how many indicators the last good version had; ``None``: any number is fine.
+        lowest: the smallest number of late, where that is less.
         now: seconds since 1970 UTC.
     """
     refusal = judge_bytes(content)
@@ -127,6 +129,11 @@ def judge(
         else:
             excluded[why.value] = excluded.get(why.value, 0) + 1
     refusal = judge_reading(
-        reading, len(usable), previous, settings.admission, may_be_empty=feed.may_be_empty
+        reading,
+        len(usable),
+        previous,
+        settings.admission,
+        lowest=lowest,
+        may_be_empty=feed.may_be_empty,
     )
     return refusal or Judged(usable, reading.rejected, excluded)

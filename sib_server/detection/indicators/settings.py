@@ -46,6 +46,15 @@ class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, msgspec.Meta(ge=1, description="A feed may become this many times smaller.")
     ] = 3.0
     grow: Annotated[float, msgspec.Meta(ge=1, description="Or this many times larger.")] = 5.0
+    days: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=366,
+            description="Larger than at its smallest in so many days, too, so that no feed grows"
+            " without bound by small steps; 0: than its last version only.",
+        ),
+    ] = 7
     small: Annotated[
         int, msgspec.Meta(ge=0, description="Below so many entries neither is looked at.")
     ] = 50

@@ -10,7 +10,7 @@ import msgspec
 from sib_protocol.backoff import Backoff
 from sib_protocol.errors import UNDECODABLE, ExitCode, FileAccessError, SibError
 from sib_protocol.files import write_atomic
-from sib_server.detection.indicators.admission import Trouble
+from sib_server.detection.indicators.admission import Replaced, Trouble
 
 if TYPE_CHECKING:
     import random
@@ -53,6 +53,7 @@ class FeedState(msgspec.Struct, frozen=True):
         excluded: how many were excluded, by reason.
         trouble: why the last download was not taken; ``None``: it was.
         reason: the same as a sentence.
+        replaced: sizes that it had in the last days.
     """
 
     url: str = ""
@@ -67,6 +68,7 @@ class FeedState(msgspec.Struct, frozen=True):
     excluded: dict[str, int] = {}
     trouble: Trouble | None = None
     reason: str = ""
+    replaced: tuple[Replaced, ...] = ()
 
 
 class FeedStates(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sib_server.detection.indicators.admission import Refusal, Trouble
+from sib_server.detection.indicators.admission import Refusal, Trouble, remember, smallest
 from sib_server.detection.indicators.alarms import recovered_event, refused_event
 from sib_server.detection.indicators.fetch import Download, Validators, fetch, shown
 from sib_server.detection.indicators.intake import (
@@ -150,12 +150,15 @@ class _Update:
             return self._refused(feed, state, error.refusal, error.retry_after)
         if download.content is None:
             return self._unchanged(feed, state, writer)
+        previous = None if self.accept else state.indicators
+        days = self.settings.admission.days
         judged = judge(
             download.content,
             feed,
             self.settings,
             self.exclusions,
-            previous=None if self.accept else state.indicators,
+            previous=previous,
+            lowest=smallest(previous, state.replaced, now=self.now, days=days),
             now=self.now,
         )
         if isinstance(judged, Refusal):
@@ -208,6 +211,15 @@ class _Update:
             indicators=count,
             rejected=judged.rejected,
             excluded=judged.excluded,
+            # What somebody accepted is where counting begins anew.
+            replaced=()
+            if self.accept
+            else remember(
+                state.replaced,
+                state.indicators,
+                now=self.now,
+                days=self.settings.admission.days,
+            ),
         )
         return FeedReport(feed.name, Outcome.TAKEN, count, new, judged.rejected, judged.excluded)
 

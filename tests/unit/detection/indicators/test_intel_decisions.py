@@ -5,9 +5,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sib_protocol.settings import parse_settings
-from sib_server.detection.indicators.admission import Trouble, judge_bytes, judge_reading
+from sib_server.detection.indicators.admission import (
+    Replaced,
+    Trouble,
+    judge_bytes,
+    judge_reading,
+    remember,
+    smallest,
+)
 from sib_server.detection.indicators.catalogue import (
     FeedChange,
     UnknownFeedError,
@@ -120,6 +129,55 @@ def test_what_may_take_the_place_of_the_last_good_version(
 ) -> None:
     refusal = judge_reading(found, usable, previous, AdmissionLimits())
     assert (refusal.trouble if refusal else None) is trouble
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 3_600, DAY // 2, 3 * DAY, 8 * DAY]), st.integers(0, 4_000)),
+        max_size=30,
+    ),
+    st.sampled_from([0, 1, 7]),
+)
+def test_no_feed_grows_without_bound_by_small_steps(
+    versions: list[tuple[int, int]], days: int
+) -> None:
+    """Held against a list of all sizes that the feed ever had, and from when to when."""
+    limits = AdmissionLimits(days=days)
+    now, size = 1_700_000_000, 60
+    kept: tuple[Replaced, ...] = ()
+    ended: list[tuple[int, int]] = []
+    for wait, wanted in versions:
+        now += wait
+        lowest = smallest(size, kept, now=now, days=days)
+        refusal = judge_reading(reading(wanted), wanted, size, limits, lowest=lowest)
+        in_force = [size, *(before for end, before in ended if end > now - days * DAY)]
+        if refusal is None:
+            assert wanted <= limits.grow * max(limits.small, min(in_force))
+            kept = remember(kept, size, now=now, days=days)
+            ended.append((now, size))
+            size = wanted
+            assert len(kept) <= days + 1
+        elif days == 0 and refusal.trouble is Trouble.GROWN:
+            assert wanted > limits.grow * max(limits.small, size)
+
+
+def test_a_feed_that_grows_just_under_the_factor_each_hour_is_stopped() -> None:
+    limits = AdmissionLimits()
+    now, size = 1_700_000_000, 100
+    kept: tuple[Replaced, ...] = ()
+    taken = []
+    for _ in range(24 * 6):
+        now += 3_600
+        wanted = int(size * 4.9)
+        lowest = smallest(size, kept, now=now, days=limits.days)
+        if judge_reading(reading(5), wanted, size, limits, lowest=lowest) is None:
+            kept = remember(kept, size, now=now, days=limits.days)
+            size = wanted
+            taken.append(wanted)
+    assert taken == [490]
+    refusal = judge_reading(reading(5), 2_401, 490, limits, lowest=100)
+    assert refusal is not None
+    assert refusal.reason == "it grew from 100 to 2401 indicators within 7 days"
 
 
 def test_an_empty_feed_where_it_may_be() -> None:

@@ -243,3 +243,19 @@ def test_trust_and_state_that_cannot_be_read(desk: Desk, tmp_path: Path, feed_se
     (good.directory / STATE_NAME).mkdir()
     with pytest.raises(FileAccessError):
         desk.update()
+
+
+def test_small_steps_of_growth_are_counted_together_until_a_person_accepts(
+    desk: Desk, feed_server: Any
+) -> None:
+    """Each is below five times the one before; what a person accepted begins the count anew."""
+    steps = [
+        (60, False, Outcome.TAKEN), (290, False, Outcome.TAKEN), (1_200, False, Outcome.REFUSED),
+        (1_200, True, Outcome.TAKEN), (5_000, False, Outcome.TAKEN),
+    ]  # fmt: skip
+    for size, accept, outcome in steps:
+        desk.now += DAY
+        feed_server.say(addresses(size))
+        assert desk.update(accept=accept).feeds[0].outcome is outcome, size
+    (alarm, _) = desk.alarms
+    assert "it grew from 60 to 1200 indicators within 7 days" in alarm["output"]
