@@ -25,7 +25,7 @@ from sib_server.detection.indicators.formats.shape import Format, Shape
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.kinds import Kind, recognise
 from sib_server.detection.indicators.own import own_values
-from sib_server.detection.indicators.rules import choose, rule_document
+from sib_server.detection.indicators.rules import NoRoom, choose, not_shipped, rule_document
 from sib_server.detection.indicators.settings import IntelSettings, all_feeds
 from sib_server.detection.indicators.state import (
     AllowedValue,
@@ -67,6 +67,14 @@ def intel() -> None:
     """Threat intelligence: feeds, indicators, and where the fleet met them."""
 
 
+def _no_room(settings: IntelSettings) -> tuple[NoRoom, ...]:
+    index = Index.open(settings.directory)
+    try:
+        return not_shipped(index, settings.shipping)
+    finally:
+        index.close()
+
+
 def _run_update(
     context: click.Context,
     feeds: Sequence[FeedDefinition],
@@ -99,6 +107,8 @@ def _run_update(
         )
     for report in outcome.feeds:
         tell(report)
+    for left in _no_room(_settings(context)):
+        click.echo(reports.no_room_sentence(left), err=True)
     if outcome.refused:
         raise click.exceptions.Exit(ExitCode.INCOMPLETE)
 
@@ -221,12 +231,14 @@ def status_command(context: click.Context, as_json: bool) -> None:
     try:
         counts = index.counts()
         updated = index.updated
+        left_out = not_shipped(index, settings.shipping)
     finally:
         index.close()
     lines = reports.status_lines(all_feeds(settings), states)
     if as_json:
         kinds = {kind.value: count for kind, count in counts.items()}
-        _say({"updated": updated, "indicators": kinds, "feeds": lines})
+        left = msgspec.to_builtins(left_out)
+        _say({"updated": updated, "indicators": kinds, "not_shipped": left, "feeds": lines})
         return
     table = Table("feed", "on", "indicators", "taken", "state", box=None)
     for line in lines:
@@ -234,6 +246,8 @@ def status_command(context: click.Context, as_json: bool) -> None:
     Console().print(table)
     total = ", ".join(f"{count} {kind.value}" for kind, count in counts.items())
     click.echo(f"indicators: {total or 'none yet; run sib-server intel update'}")
+    for one in left_out:
+        click.echo(reports.no_room_sentence(one))
 
 
 @intel.command("forget")

@@ -14,6 +14,7 @@ from sib_protocol.events import EventSummary, summarize
 from sib_protocol.ids import EventId, HostName, LineNumber, StreamId
 from sib_server.detection.indicators.catalogue import FeedDefinition
 from sib_server.detection.indicators.fetch import is_loopback
+from sib_server.detection.indicators.kinds import Kind
 from sib_server.detection.indicators.state import FeedState
 from sib_server.detection.indicators.update import FeedReport, Outcome
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from sib_server.detection.indicators.enrichment import Enrichment
     from sib_server.detection.indicators.hunt import HuntReport
     from sib_server.detection.indicators.kinds import Observable
+    from sib_server.detection.indicators.rules import NoRoom
 
+_LIMIT_OF = {Kind.ADDRESS: "addresses", Kind.NETWORK: "networks", Kind.DOMAIN: "domains"}
 _NO_STREAM = StreamId("00000000-0000-0000-0000-000000000000")
 
 
@@ -70,6 +73,15 @@ def feed_sentence(report: FeedReport) -> str:
     if report.not_before:
         words += f"; not asked again before {_moment(report.not_before)}"
     return words
+
+
+def no_room_sentence(left: NoRoom) -> str:
+    """What hosts are not given, for people."""
+    return (
+        f"not given to hosts, because {left.limit} are the most: {left.count} of kind "
+        f"{left.kind.value} with confidence {left.confidence} and less; the server looks them up "
+        f"(intel.shipping.{_LIMIT_OF[left.kind]})"
+    )
 
 
 def _moment(seconds: int) -> str:

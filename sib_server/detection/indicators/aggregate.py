@@ -1,8 +1,9 @@
 """The fewest items that stand for a set of addresses and networks. Pure and deterministic.
 
 Falco keeps addresses in a hash, where each costs nothing at run time, and compares networks one by
-one. So everything is merged into the fewest prefixes, and those of a few addresses are taken apart
-again, because four hash entries are cheaper than one comparison.
+one. So everything is merged into the fewest prefixes, and those that came of a few single addresses
+are taken apart again, because four hash entries are cheaper than one comparison. There are never
+more items than there were indicators, so that limits of these are limits of those.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sib_server.detection.indicators.exclusions import IPNetwork
 
 SPLIT: Final = 4
-"""A network of at most so many addresses is shipped as addresses."""
+"""At most so many neighbours are shipped as addresses rather than as one network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,18 @@ def collapse(networks: Iterable[IPNetwork]) -> list[IPNetwork]:
 def aggregate(observables: Iterable[Observable]) -> Aggregate:
     """Merge addresses and networks; other kinds are passed over.
 
-    An address in a network goes, neighbours become one network, and a network of up to
-    :data:`SPLIT` addresses becomes addresses.
+    An address in a network goes, and more than :data:`SPLIT` neighbours become one network.
     """
-    merged = collapse(
+    given = [
         ipaddress.ip_network(observable.value)
         for observable in observables
         if observable.kind in (Kind.ADDRESS, Kind.NETWORK)
-    )
+    ]
+    single = {network.network_address for network in given if network.num_addresses == 1}
     addresses: list[str] = []
     networks: list[IPNetwork] = []
-    for network in merged:
-        if network.num_addresses <= SPLIT:
+    for network in collapse(given):
+        if network.num_addresses <= SPLIT and single.issuperset(network):
             addresses += [str(address) for address in network]
         else:
             networks.append(network)

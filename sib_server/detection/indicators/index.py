@@ -20,7 +20,7 @@ from sib_server.detection.indicators.kinds import (
     recognise,
     url_host,
 )
-from sib_server.detection.indicators.merge import Indicator, Sighting, join
+from sib_server.detection.indicators.merge import AGREEMENT, Indicator, Sighting, join
 from sib_server.detection.indicators.store import (
     FILE_NAME,
     FORMAT,
@@ -29,7 +29,7 @@ from sib_server.detection.indicators.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _MAP_BYTES: Final = 1 << 30
@@ -258,6 +258,33 @@ class Index:
             return False
         query = "SELECT 1 FROM sighting WHERE added >= ? LIMIT 1"
         return self._connection.execute(query, (since,)).fetchone() is not None
+
+    def confidences(
+        self, kinds: Sequence[Kind], visible: Callable[[str], bool]
+    ) -> dict[Kind, dict[int, int]]:
+        """How many living indicators there are of each kind and confidence.
+
+        Much quicker than to go through :meth:`indicators`.
+
+        Args:
+            kinds: those that are asked about.
+            visible: whether a domain counts.
+        """
+        if self._connection is None:
+            return {}
+        self._connection.create_function("visible", 1, visible, deterministic=True)
+        marks = ", ".join("?" * len(kinds))
+        rows = self._connection.execute(
+            "SELECT kind, confidence, count(*) FROM ("  # noqa: S608 - marks alone
+            "SELECT kind, value, min(100, max(confidence) + ? * (count(*) - 1)) AS confidence "
+            f"FROM sighting WHERE expires > ? AND kind IN ({marks}) GROUP BY kind, value) "
+            "WHERE kind <> ? OR visible(value) GROUP BY kind, confidence",
+            (AGREEMENT, self._clock(), *(kind.code for kind in kinds), Kind.DOMAIN.code),
+        )
+        found: dict[Kind, dict[int, int]] = {}
+        for code, confidence, count in rows:
+            found.setdefault(Kind.from_code(code), {})[confidence] = count
+        return found
 
     def counts(self) -> dict[Kind, int]:
         """How many indicators there are of each kind."""

@@ -20,8 +20,9 @@ from sib_server.detection.indicators.lookups import is_visible, lookup_condition
 from sib_server.detection.indicators.networks import gated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from sib_server.detection.indicators.index import Index
     from sib_server.detection.indicators.kinds import Observable
     from sib_server.detection.indicators.merge import Indicator
     from sib_server.detection.indicators.settings import ShippingSettings
@@ -75,16 +76,68 @@ class Shipment:
 _SHIPPED: Final = (Kind.ADDRESS, Kind.NETWORK, Kind.DOMAIN)
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Indicators of one kind that are not shipped because there are too many.
+
+    Attributes:
+        kind: what kind they are.
+        limit: how many are shipped.
+        count: how many are not.
+        confidence: the highest among those.
+    """
+
+    kind: Kind
+    limit: int
+    count: int
+    confidence: int
+
+
+def not_shipped(index: Index, settings: ShippingSettings) -> tuple[NoRoom, ...]:
+    """What hosts are not given although it is sure enough, by the present indicators."""
+    return without_room(index.confidences(_SHIPPED, is_visible), settings)
+
+
+def without_room(
+    counts: Mapping[Kind, Mapping[int, int]], settings: ShippingSettings
+) -> tuple[NoRoom, ...]:
+    """What :func:`choose` leaves out by its limits, from numbers alone.
+
+    Args:
+        counts: kind -> confidence -> how many indicators that Falco can see.
+        settings: the limits.
+    """
+    found = []
+    for kind, limit in _limits(settings).items():
+        room = limit
+        missing = surest = 0
+        for confidence in sorted(counts.get(kind, {}), reverse=True):
+            if confidence < settings.confidence:
+                break
+            over = max(0, counts[kind][confidence] - room)
+            room = max(0, room - counts[kind][confidence])
+            if over and not missing:
+                surest = confidence
+            missing += over
+        if missing:
+            found.append(NoRoom(kind, limit, missing, surest))
+    return tuple(found)
+
+
+def _limits(settings: ShippingSettings) -> dict[Kind, int]:
+    return {
+        Kind.ADDRESS: settings.addresses,
+        Kind.NETWORK: settings.networks,
+        Kind.DOMAIN: settings.domains,
+    }
+
+
 def choose(indicators: Iterable[Indicator], settings: ShippingSettings) -> Shipment:
     """Pick what is shipped: the surest first, up to the limits; the rest is counted.
 
     An address or domain that a surer step already covers is not repeated in a lower one.
     """
-    limits = {
-        Kind.ADDRESS: settings.addresses,
-        Kind.NETWORK: settings.networks,
-        Kind.DOMAIN: settings.domains,
-    }
+    limits = _limits(settings)
     candidates: dict[Kind, list[tuple[int, Observable]]] = {kind: [] for kind in _SHIPPED}
     left_out = dict.fromkeys(Kind, 0)
     for indicator in indicators:

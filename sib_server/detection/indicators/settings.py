@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,6 +14,11 @@ from sib_server.detection.indicators.catalogue import (
     built_in,
     changed,
 )
+
+MOST_ADDRESSES: Final = 150_000
+MOST_NETWORKS: Final = 20_000
+MOST_DOMAINS: Final = 5_000
+"""Hosts take so much, all at once: Falco's memory is bounded there (see docs/bundles.md)."""
 
 
 class DownloadLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,14 +88,16 @@ class ShippingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: Annotated[
         int,
         msgspec.Meta(
-            ge=0, le=500_000, description="The most addresses shipped, the most confident first."
+            ge=0,
+            le=MOST_ADDRESSES,
+            description="The most addresses shipped, the most confident first.",
         ),
     ] = 100_000
     networks: Annotated[
-        int, msgspec.Meta(ge=0, le=50_000, description="The most networks shipped.")
+        int, msgspec.Meta(ge=0, le=MOST_NETWORKS, description="The most networks shipped.")
     ] = 10_000
     domains: Annotated[
-        int, msgspec.Meta(ge=0, le=20_000, description="The most domains shipped.")
+        int, msgspec.Meta(ge=0, le=MOST_DOMAINS, description="The most domains shipped.")
     ] = 2_000
     inbound_networks: Annotated[
         bool,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,7 +21,7 @@ from sib_server.cli.intel_progress import FeedProgress
 from sib_server.cli.intel_reports import events_of_file
 from sib_server.detection.indicators.annotate import Annotator
 from sib_server.detection.indicators.catalogue import UnknownFeedError, built_in, find_feed
-from sib_server.detection.indicators.settings import IntelSettings
+from sib_server.detection.indicators.settings import IntelSettings, ShippingSettings
 from sib_server.events.find import UnknownEventError
 from sib_server.events.incoming import IncomingBatch
 from sib_server.events.journal import Journal
@@ -94,6 +95,18 @@ def test_update_from_a_file_lookup_and_status(shell: Shell) -> None:
     feodo = next(feed for feed in status["feeds"] if feed["feed"] == "feodo")
     assert (feodo["enabled"], feodo["indicators"], feodo["trouble"]) == (False, 2, None)
     assert next(f for f in status["feeds"] if f["feed"] == "urlhaus")["needs_key"]
+
+
+def test_what_hosts_are_not_given_for_lack_of_room_is_told(shell: Shell) -> None:
+    shell.settings = msgspec.structs.replace(shell.settings, shipping=ShippingSettings(addresses=1))
+    words = "because 1 are the most: 1 of kind address with confidence 90 and less"
+    result = shell("update", "--feed", "feodo", "--from", str(FEEDS / "feodo.csv"), "--json")
+    assert words in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert words in shell("status").output
+    (status,) = shell.lines("status", "--json")
+    told = {"kind": "address", "limit": 1, "count": 1, "confidence": 90}
+    assert status["not_shipped"] == [told]
 
 
 def test_words_for_people(shell: Shell, tmp_path: Path) -> None:

@@ -18,7 +18,13 @@ from sib_server.detection.indicators.kinds import Kind, Observable, recognise
 from sib_server.detection.indicators.lookups import is_visible, lookup_condition, wire_name
 from sib_server.detection.indicators.merge import Indicator, Sighting
 from sib_server.detection.indicators.networks import BRANCHES, LEAF, gated
-from sib_server.detection.indicators.rules import Shipment, Tier, choose, rule_document
+from sib_server.detection.indicators.rules import (
+    Shipment,
+    Tier,
+    choose,
+    rule_document,
+    without_room,
+)
 from sib_server.detection.indicators.settings import ShippingSettings
 from sib_server.detection.rules.conditions import checks, values
 from sib_server.detection.rules.parsing import parse
@@ -55,11 +61,12 @@ def test_aggregation_covers_the_same_addresses_with_the_fewest_items(networks: l
     # Disjoint, and no two could be one.
     assert len(addresses_of(made.networks)) == sum(n.num_addresses for n in made.networks)
     assert not {ipaddress.ip_address(a) for a in made.addresses} & addresses_of(made.networks)
-    merged = collapse(networks)
-    for network in merged:
-        sibling = next((half for half in network.supernet().subnets() if half != network), None)
-        assert sibling not in merged
-    assert list(made.networks) == [n for n in merged if n.num_addresses > SPLIT]
+    # The fewest prefixes, of which those of a few single addresses are told as these.
+    single = {network.network_address for network in networks if network.num_addresses == 1}
+    few = [n for n in collapse(networks) if n.num_addresses <= SPLIT and single.issuperset(n)]
+    assert addresses_of(few) == {ipaddress.ip_address(a) for a in made.addresses}
+    assert list(made.networks) == [n for n in collapse(networks) if n not in few]
+    assert len(made.addresses) + len(made.networks) <= len(set(networks))
 
 
 def holds(condition: str, server: Any, client: Any) -> bool:
@@ -224,3 +231,40 @@ def test_nothing_to_ship() -> None:
 )
 def test_tiers(confidence: int, tier: str) -> None:
     assert Tier.of(confidence).value == tier
+
+
+COUNTS = st.dictionaries(
+    st.sampled_from([Kind.ADDRESS, Kind.NETWORK, Kind.DOMAIN]),
+    st.dictionaries(st.integers(40, 60), st.integers(1, 3), max_size=4),
+    max_size=3,
+)
+
+
+@given(COUNTS, st.integers(0, 6), st.integers(0, 6))
+def test_what_has_no_room_is_what_is_not_chosen(
+    counts: dict[Kind, dict[int, int]], addresses: int, others: int
+) -> None:
+    limits = ShippingSettings(addresses=addresses, networks=others, domains=others)
+    values = {
+        Kind.ADDRESS: lambda n: f"45.66.{n}.1",
+        Kind.NETWORK: lambda n: f"45.67.{n}.0/24",
+        Kind.DOMAIN: lambda n: f"n{n}.net",
+    }
+    made: list[Indicator] = []
+    for kind, found in counts.items():
+        confidences = [one for confidence, many in found.items() for one in [confidence] * many]
+        made += [
+            indicator(values[kind](number), confidence, kind)
+            for number, confidence in enumerate(confidences)
+        ]
+    unsure = {kind: sum(m for c, m in found.items() if c < 50) for kind, found in counts.items()}
+    left_out = choose(made, limits).left_out
+    told = {one.kind: one for one in without_room(counts, limits)}
+    for kind, found in counts.items():
+        missing = left_out.get(kind, 0) - unsure[kind]
+        assert (told[kind].count if kind in told else 0) == missing
+        if missing:
+            # Everything surer is shipped, and of the same confidence something is not.
+            surer = sum(many for c, many in found.items() if c > told[kind].confidence)
+            assert surer <= told[kind].limit
+            assert surer + found[told[kind].confidence] > told[kind].limit

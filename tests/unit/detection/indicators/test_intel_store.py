@@ -71,6 +71,21 @@ def test_every_relation(tmp_path: Path) -> None:
     index.close()
 
 
+def test_how_many_there_are_of_each_confidence(tmp_path: Path) -> None:
+    assert open_index(tmp_path).confidences([Kind.ADDRESS], bool) == {}
+    put(tmp_path, "a", "45.66.77.88", "45.66.77.89", "bad.net", "hidden.net", "2a0e::/32")
+    put(tmp_path, "b", "45.66.77.88", confidence=98)
+    index = open_index(tmp_path)
+    told = index.confidences([Kind.ADDRESS, Kind.DOMAIN], lambda name: name != "hidden.net")
+    counted: dict[Kind, dict[int, int]] = {}
+    for one in index.indicators():
+        if one.observable.kind is not Kind.NETWORK and one.observable.value != "hidden.net":
+            of_kind = counted.setdefault(one.observable.kind, {})
+            of_kind[one.confidence] = of_kind.get(one.confidence, 0) + 1
+    assert told == counted == {Kind.ADDRESS: {50: 1, 100: 1}, Kind.DOMAIN: {50: 1}}
+    assert open_index(tmp_path, NOW + 101).confidences([Kind.ADDRESS], bool) == {}
+
+
 def test_a_fingerprint_of_a_certificate_is_found_by_its_hex(tmp_path: Path) -> None:
     certificate = Observable(Kind.CERTIFICATE, "ab" * 20)
     with update_lock(tmp_path), writing(tmp_path, NOW) as writer:
