@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import bundles, events, fleet, rules
+from tests.bench import bundles, events, fleet, rules, sigma
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -44,7 +44,13 @@ def main() -> None:
     four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")
     four.add_argument("--load", action="append", choices=list(rules.LOADS), help="default: all")
     four.add_argument("--each", action="store_true", help="every file of rules by itself, too")
+    five = commands.add_parser("sigma", help="conversion of Sigma rules, as a whole command")
+    five.add_argument("path", type=Path, help="a folder of Sigma rules")
+    five.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    if given.command == "sigma":
+        show(sigma.run(given.path, given.rounds))
+        return
     if given.command == "rules":
         loads = given.load or list(rules.LOADS)
         show(rules.run(loads, rounds=given.rounds, seconds=given.seconds, each=given.each))

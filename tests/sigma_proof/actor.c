@@ -35,16 +35,21 @@ static int start(char **w) {
 }
 
 static int reach(char **w, int kind) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(w[1]))};
-    inet_pton(AF_INET, w[0], &to.sin_addr);
+    int family = strchr(w[0], ':') ? AF_INET6 : AF_INET;
+    union { /* by family; the port stands at the same place in both */
+        struct sockaddr any;
+        struct sockaddr_in four;
+        struct sockaddr_in6 six;
+    } to = {.six = {.sin6_family = family, .sin6_port = htons(atoi(w[1]))}};
+    inet_pton(family, w[0], family == AF_INET ? (void *)&to.four.sin_addr : &to.six.sin6_addr);
     if (kind == 0) { /* a connection that succeeds: to itself */
-        int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+        int listener = socket(family, SOCK_STREAM, 0), one = 1;
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        if (bind(listener, (void *)&to, sizeof to) || listen(listener, 1)) return 1;
-        return connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&to, sizeof to) != 0;
+        if (bind(listener, &to.any, sizeof to) || listen(listener, 1)) return 1;
+        return connect(socket(family, SOCK_STREAM, 0), &to.any, sizeof to) != 0;
     }
-    int s = socket(AF_INET, kind | SOCK_NONBLOCK, 0);
-    if (kind == SOCK_STREAM) return connect(s, (void *)&to, sizeof to) && errno != EINPROGRESS;
+    int s = socket(family, kind | SOCK_NONBLOCK, 0);
+    if (kind == SOCK_STREAM) return connect(s, &to.any, sizeof to) && errno != EINPROGRESS;
     unsigned char packet[600] = {0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0};
     size_t at = 12;
     char *save, *part = strtok_r(w[2], ".", &save);
@@ -54,7 +59,7 @@ static int reach(char **w, int kind) {
         at += strlen(part);
     }
     memcpy(packet + at, "\0\0\1\0\1", 5);
-    return sendto(s, packet, at + 5, 0, (void *)&to, sizeof to) < 0;
+    return sendto(s, packet, at + 5, 0, &to.any, sizeof to) < 0;
 }
 
 int main(void) {

@@ -215,7 +215,8 @@ def fill(wishes: list[Wish], base: str, joiners: tuple[str, ...], kind: str) -> 
                 if _COMPARED[value.op](one, limit) is not near
             ]
         elif isinstance(value, SigmaCIDRExpression):
-            whole.append("203.0.113.77" if near else str(value.network.network_address + 1))
+            outside = "203.0.113.77" if value.network.version == 4 else "2001:db8:ffff::77"
+            whole.append(outside if near else str(value.network.network_address + 1))
         else:
             whole.append(_spoilt(str(value)) if near else str(value))
     tries: list[str] = list(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from ipaddress import ip_address
 from typing import Any
 
 from sib_server.detection.sigma.convert import Conversion
@@ -55,12 +56,14 @@ def _event(act: Act) -> Fields:
     if verb == "link":
         return {"evt.type": "symlink", "fs.path.source": words[1], "fs.path.target": words[0]}
     if verb in {"connect", "connect_ok"}:
+        # Falco compares addresses, not how they were spelled.
+        place = ip_address(words[0])
         return {
             "evt.type": "connect",
-            "fd.typechar": "4",
+            "fd.typechar": str(place.version),
             "evt.res": "SUCCESS" if verb == "connect_ok" else "EINPROGRESS",
-            "fd.sip": words[0],
-            "fd.snet": words[0],
+            "fd.sip": str(place),
+            "fd.snet": str(place),
             "fd.sport": int(words[1]),
         }
     if verb == "query":

@@ -34,8 +34,10 @@ def enter(actor: Path) -> None:
         ("link", "add", "sib0", "type", "veth", "peer", "name", "sib1"),
         ("link", "set", "sib1", "up"),
         ("addr", "add", "192.0.2.2/24", "dev", "sib0"),
+        ("addr", "add", "2001:db8::2/64", "dev", "sib0", "nodad"),
         ("link", "set", "sib0", "up"),
         ("route", "add", "default", "dev", "sib0"),
+        ("-6", "route", "add", "default", "dev", "sib0"),
     ):
         subprocess.run(("ip", *command), check=False, capture_output=True)
     call("mount", None, b"/", None, MS_PRIVATE | MS_REC, None)
