@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
@@ -17,6 +17,9 @@ import yaml
 from sib_protocol.errors import FileAccessError, SettingsError
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+_DEEPEST: Final = 20
+_MOST_VALUES: Final = 100_000
 
 _UNKNOWN = re.compile(
     r"Object contains unknown field `(?P<key>[^`]+)`(?: - at `\$\.?(?P<at>[^`]*)`)?"
@@ -59,10 +62,11 @@ def parse_tree(text: str, path: Path) -> Any:
     """YAML text as plain data.
 
     Raises:
-        SettingsError: not YAML.
+        SettingsError: not YAML, nested too deep, or by its aliases larger than settings are.
     """
     try:
-        return yaml.safe_load(text)
+        _check_depth(text, path)
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark is not None else None
@@ -71,6 +75,49 @@ def parse_tree(text: str, path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         # A day that no month has, a number of thousands of digits, lists in lists in lists.
         raise SettingsError(path, None, f"not valid YAML: {error}") from error
+    if not _fits(tree):
+        raise SettingsError(path, None, "by its aliases larger or deeper than settings are")
+    return tree
+
+
+def _check_depth(text: str, path: Path) -> None:
+    """Before anything is built, which takes long for what is nested deep."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            line = f"line {event.start_mark.line + 1}" if event.start_mark is not None else None
+            raise SettingsError(path, line, f"nested deeper than {_DEEPEST} levels")
+
+
+def _fits(tree: Any) -> bool:
+    """Whether a tree is as small as settings are, with what aliases name counted each time.
+
+    Linear: what an alias names is one object and is looked at once.
+    """
+    known: dict[int, tuple[int, int]] = {}
+
+    def measure(value: Any, room: int) -> tuple[int, int]:
+        """How many values it has, and how deep it is."""
+        if not isinstance(value, (dict, list, set)):
+            return 1, 0
+        if id(value) not in known:
+            if room == 0:
+                # Deeper than the text is: an alias that leads into itself.
+                return _MOST_VALUES + 1, 0
+            inner = list(value.values()) if isinstance(value, dict) else list(value)
+            parts = [measure(one, room - 1) for one in inner]
+            known[id(value)] = (
+                1 + sum(count for count, _ in parts),
+                1 + max((depth for _, depth in parts), default=0),
+            )
+        return known[id(value)]
+
+    count, depth = measure(tree, _DEEPEST)
+    return count <= _MOST_VALUES and depth <= _DEEPEST
 
 
 def convert_settings(tree: Any, wanted: type[Settings], path: Path) -> Settings:

@@ -30,6 +30,13 @@ def parse(text: str) -> Outer:
     return parse_settings(text, Outer, Path("/etc/x.yaml"))
 
 
+# Nine times nine, eight times over, from some lines.
+BOMB = "a0: &a0 [1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000))
+
+
 def test_defaults_and_values() -> None:
     assert parse("") == parse("{}") == Outer()
     assert parse("spool: {quota_bytes: 11, directory: /y}").spool == Inner(11, Path("/y"))
@@ -49,7 +56,10 @@ def test_defaults_and_values() -> None:
         ("a: b: c", "line 1: not valid YAML", None),
         ("a: !!python/object/apply:os.system [x]", "not valid YAML", None),
         ("a: 2026-99-99", "not valid YAML: month", None),
-        ("odd: " + "[" * 990 + "]" * 990, "not valid YAML", None),
+        ("odd:\n " + "[" * 990 + "]" * 990, "line 2: nested deeper than 20 levels", None),
+        ("&a [*a]", "by its aliases larger or deeper", None),
+        (BOMB, "by its aliases larger or deeper", None),
+        (CHAIN, "by its aliases larger or deeper", None),
         ("\0", "not valid YAML", None),
         ("many: [{x: 1}]", "unknown setting", None),
         ("odd: [1]", "odd", None),

@@ -81,8 +81,8 @@ def test_every_mistake_is_told_at_once() -> None:
         (b"slack: [", "not valid YAML"),
         (b"\xff\xfe", "not UTF-8"),
         (b"a: " + b"x" * 2**20, "over 1 MiB"),
-        (b"&a [*a]", "no mapping"),
-        (b"slack: &a {channel: *a}", "slack.channel has to be a text"),
+        (b"&a [*a]", "by its aliases"),
+        (b"slack: &a {channel: *a}", "by its aliases"),
     ],
 )
 def test_a_file_that_is_none_is_told(content: bytes, said: str) -> None:
