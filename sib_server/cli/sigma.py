@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from sib_protocol.errors import ExitCode, FileAccessError, SettingsError
+from sib_protocol.settings import parse_tree
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Target, convert_files
 from sib_server.detection.sigma.store import SigmaStore, changes
@@ -181,11 +181,11 @@ def _placeholder_values(path: Path | None) -> Mapping[str, Sequence[str]]:
     if path is None:
         return {}
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        read = parse_tree(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise FileAccessError(path, error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(path, None, "not valid YAML") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(path, None, "not UTF-8 text") from error
     given = read if read is not None else {}
     well = isinstance(given, dict) and all(
         isinstance(values, list) and values and all(isinstance(v, str | int) for v in values)

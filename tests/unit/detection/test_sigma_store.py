@@ -232,7 +232,7 @@ def test_placeholders_come_from_a_file(tmp_path: Path) -> None:
     assert 'in ("root", 7)' in run("convert", rules, "--placeholders", values).output
     for wrong in ("[1]", "a: []", "a: 1", "{", "\xff"):
         values.write_bytes(wrong.encode("latin-1"))
-        with pytest.raises(Exception, match=r"YAML|mapping"):
+        with pytest.raises(Exception, match=r"YAML|mapping|UTF-8"):
             run("convert", rules, "--placeholders", values)
     values.write_text("")
     assert "none" in run("convert", rules, "--placeholders", values).output
