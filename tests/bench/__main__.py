@@ -44,6 +44,7 @@ def main() -> None:
     four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")
     four.add_argument("--load", action="append", choices=list(rules.LOADS), help="default: all")
     four.add_argument("--each", action="store_true", help="every file of rules by itself, too")
+    four.add_argument("--path", default=rules.HOST_PATH, help="where the loads look for programs")
     five = commands.add_parser("sigma", help="conversion of Sigma rules, as a whole command")
     five.add_argument("path", type=Path, help="a folder of Sigma rules")
     five.add_argument("--rounds", type=int, default=7)
@@ -53,7 +54,15 @@ def main() -> None:
         return
     if given.command == "rules":
         loads = given.load or list(rules.LOADS)
-        show(rules.run(loads, rounds=given.rounds, seconds=given.seconds, each=given.each))
+        show(
+            rules.run(
+                loads,
+                rounds=given.rounds,
+                seconds=given.seconds,
+                each=given.each,
+                path=given.path,
+            )
+        )
         return
     if given.command == "bundles":
         show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))

@@ -30,6 +30,9 @@ from sib_server.detection.rules.testing import find_plugins
 from tests.bench.load import cpu_seconds, machine, rss_mib
 from tests.support.engine import rule_files
 
+HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Debian's. A program is tried in each folder until it is found, and Falco sees each try."""
+
 _STEP_S = 0.02
 _LAG_S = 3.0
 """Falco writes its counters each second."""
@@ -168,7 +171,9 @@ def sum_up(mine: list[dict[str, float]], base: list[dict[str, float]]) -> dict[s
     }
 
 
-def run(loads: Sequence[str], *, rounds: int, seconds: float, each: bool) -> dict[str, Any]:
+def run(
+    loads: Sequence[str], *, rounds: int, seconds: float, each: bool, path: str = HOST_PATH
+) -> dict[str, Any]:
     """Measure.
 
     Args:
@@ -176,6 +181,7 @@ def run(loads: Sequence[str], *, rounds: int, seconds: float, each: bool) -> dic
         rounds: of every variant.
         seconds: of each round's paced load.
         each: also every rules file of SIB's alone, which tells where the cost is.
+        path: where the loads look for programs.
     """
     program = Path(os.environ.get("SIB_COMPONENTS", "/none")) / "falco" / "falco"
     stock = program.parent / "rules" / "falco_rules.yaml"
@@ -185,7 +191,9 @@ def run(loads: Sequence[str], *, rounds: int, seconds: float, each: bool) -> dic
     variants: dict[str, list[Path]] = {"falco": [stock], "falco and sib": [stock, *ours]}
     if each:
         variants |= {f"falco and {path.stem}": [stock, ours[0], path] for path in ours[1:]}
-    result: dict[str, Any] = {"machine": machine(), "falco": falco_version(program)}
+    result: dict[str, Any] = {"machine": machine(), "falco": falco_version(program), "path": path}
+    # The search for a program is by this process's own.
+    os.environ["PATH"] = path
     for load in loads:
         result[load] = compare(
             program, variants, "falco", load=load, rounds=rounds, seconds=seconds
