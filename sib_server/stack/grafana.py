@@ -94,7 +94,7 @@ def grafana_ini(
             "cert_key": settings.key_file or certificate,
             # A renewed certificate is taken up without a restart.
             "certs_watch_interval": "1m",
-            "min_tls_version": "TLS1.2",
+            "min_tls_version": "TLS1.3",
         }
     sections: dict[str, dict[str, object]] = {
         "paths": {
