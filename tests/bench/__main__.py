@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import bundles, events, fleet, rules, sigma
+from tests.bench import bundle_agents, bundles, events, fleet, rules, sigma
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -39,6 +39,10 @@ def main() -> None:
     three.add_argument("--bytes", type=int, default=1_000_000, help="of the bundle's archive")
     three.add_argument("--interval", type=float, default=30.0, help="between health reports")
     three.add_argument("--pulls", type=float, default=40.0, help="the setting pulls_per_second")
+    three.add_argument(
+        "--agents", type=int, help="instead: so many real agents, and how soon they have it"
+    )
+    three.add_argument("--rounds", type=int, default=5, help="bundles for real agents")
     four = commands.add_parser("rules", help="Falco's CPU with SIB's rules and without them")
     four.add_argument("--rounds", type=int, default=6)
     four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")
@@ -63,6 +67,9 @@ def main() -> None:
                 path=given.path,
             )
         )
+        return
+    if given.command == "bundles" and given.agents is not None:
+        show(bundle_agents.run(given.agents, given.rounds, given.bytes))
         return
     if given.command == "bundles":
         show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))
