@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects import sqlite
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    connection: sqlite3.Connection
+    sql: str
+    names: tuple[str, ...]
+
+
 class KeptQuery:
     """Asks SQLite without a pool, a transaction's three statements, or SQLAlchemy in between.
 
@@ -20,16 +28,15 @@ class KeptQuery:
     what is committed then, by whatever process.
 
     Args:
-        path: the database file; opened by the first question.
-        statement: with bound parameters; its columns come as SQLite has them.
+        path: the database file.
+        statement: with bound parameters; its columns come as SQLite has them. Compiled, and the
+            file opened, by the first question.
     """
 
     def __init__(self, path: Path, statement: sa.Select[Any]) -> None:
-        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
-        self._sql = str(compiled)
-        self._names = tuple(compiled.positiontup or ())
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._statement = statement
+        self._opened: _Opened | None = None
 
     def first(self, **parameters: str) -> tuple[Any, ...] | None:
         """The first row; ``None`` if there is none. From one thread at a time.
@@ -37,14 +44,13 @@ class KeptQuery:
         Raises:
             sqlite3.Error: the database is busy, damaged or not there. It was not waited for.
         """
-        if self._connection is None:
-            self._connection = self._open()
-        found: tuple[Any, ...] | None = self._connection.execute(
-            self._sql, [parameters[name] for name in self._names]
-        ).fetchone()
+        opened = self._opened = self._opened or self._open()
+        values = [parameters[name] for name in opened.names]
+        found: tuple[Any, ...] | None = opened.connection.execute(opened.sql, values).fetchone()
         return found
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> _Opened:
+        compiled = self._statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode=rw",
             uri=True,
@@ -53,10 +59,10 @@ class KeptQuery:
             check_same_thread=False,
         )
         connection.execute("PRAGMA query_only = ON")
-        return connection
+        return _Opened(connection, str(compiled), tuple(compiled.positiontup or ()))
 
     def close(self) -> None:
         """Close the connection; a later question opens another one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.connection.close()
