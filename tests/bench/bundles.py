@@ -36,7 +36,7 @@ from sib_protocol.messages import (
     encode_message,
 )
 from tests.bench.fleet import enroll_all, request
-from tests.bench.load import Percentiles, cpu_seconds, machine, rss_mib
+from tests.bench.load import Percentiles, cpu_seconds, keep_still, machine, rss_mib
 from tests.support.lab import Server, event_line
 
 SENDERS = 20
@@ -197,6 +197,7 @@ def send_events(port: int, identities: list[Path], stop: Any, answer: Any) -> No
         await asyncio.gather(*tasks, return_exceptions=True)
 
     times: list[tuple[float, float]] = []
+    keep_still()
     asyncio.run(run())
     answer.send(times)
     answer.close()
@@ -212,6 +213,7 @@ async def drive(server: Server, identities: list[Path], compiled: Path) -> dict[
     start = time.monotonic()
     while tally.connected < len(hosts) or time.monotonic() - start < 30:
         await asyncio.sleep(0.2)
+    keep_still()
     # Everybody's first report is over, and reports are spread.
     await asyncio.sleep(30)
     context = multiprocessing.get_context("spawn")

@@ -20,7 +20,7 @@ from sib_protocol.batches import encode_lines
 from sib_protocol.keys import key_pem, make_csr, new_key
 from sib_protocol.messages import EnrollRequest, HealthReport, SpoolHealth, encode_message
 from sib_protocol.tokens import EnrollmentToken
-from tests.bench.load import Percentiles, cpu_seconds, machine, rss_mib
+from tests.bench.load import Percentiles, cpu_seconds, keep_still, machine, rss_mib
 from tests.support.lab import Server, event_line
 
 HEALTH_SECONDS = 30.0
@@ -164,6 +164,7 @@ async def drive(server: Server, identities: list[Path], seconds: float) -> dict[
     tasks = [asyncio.create_task(host.run(gate)) for host in hosts]
     first = await _until(lambda: len(tally.connected) == count, 300)
     handshake_cpu = cpu_seconds(server.process.pid) - start_cpu
+    keep_still()
     tally.health.clear()
     tally.events.clear()
     before, begun = cpu_seconds(server.process.pid), time.monotonic()
