@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench import bundle_agents, bundles, events, fleet, rules, sigma
+from tests.bench import bundle_agents, bundles, each_request, events, fleet, rules, sigma
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -43,6 +43,9 @@ def main() -> None:
         "--agents", type=int, help="instead: so many real agents, and how soon they have it"
     )
     three.add_argument("--rounds", type=int, default=5, help="bundles for real agents")
+    five = commands.add_parser("requests", help="the server's CPU for one request of each kind")
+    five.add_argument("--bytes", type=int, default=1_000_000, help="of a bundle's part")
+    five.add_argument("--seconds", type=float, default=8.0, help="for each kind")
     four = commands.add_parser("rules", help="Falco's CPU with SIB's rules and without them")
     four.add_argument("--rounds", type=int, default=6)
     four.add_argument("--seconds", type=float, default=20.0, help="of the paced load")
@@ -73,6 +76,9 @@ def main() -> None:
         return
     if given.command == "bundles":
         show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))
+        return
+    if given.command == "requests":
+        show(each_request.run(given.bytes, given.seconds))
         return
     if given.command == "fleet":
         show(fleet.run(given.hosts or [500, 1500, 5000], given.seconds))
