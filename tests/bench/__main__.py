@@ -52,9 +52,9 @@ def main() -> None:
     four.add_argument("--load", action="append", choices=list(rules.LOADS), help="default: all")
     four.add_argument("--each", action="store_true", help="every file of rules by itself, too")
     four.add_argument("--path", default=rules.HOST_PATH, help="where the loads look for programs")
-    five = commands.add_parser("sigma", help="conversion of Sigma rules, as a whole command")
-    five.add_argument("path", type=Path, help="a folder of Sigma rules")
-    five.add_argument("--rounds", type=int, default=7)
+    six = commands.add_parser("sigma", help="conversion of Sigma rules, as a whole command")
+    six.add_argument("path", type=Path, help="a folder of Sigma rules")
+    six.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     if given.command == "sigma":
         show(sigma.run(given.path, given.rounds))
