@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
@@ -239,6 +240,13 @@ def _check_url(url: str, home: tuple[str, str | None, int | None] | None) -> Spl
     return parts
 
 
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise refuse(Trouble.REDIRECT, "it redirects to what is not a URL") from error
+
+
 def _body(response: BaseHTTPResponse, limits: DownloadLimits, progress: Progress) -> bytes:
     pieces: list[bytes] = []
     taken = 0
@@ -307,7 +315,11 @@ def fetch(
         watch = _Watch(private_allowed=home and (feed.internal or is_loopback(feed.url)))
         headers = _headers(feed, key if home else None, asked)
         with _bounded(watch, max(0.01, deadline - time.monotonic())):
-            pool = _pool(parts, watch, limits, trust)
+            try:
+                pool = _pool(parts, watch, limits, trust)
+            except ValueError as error:
+                # A name that urllib3 would not ask for.
+                raise refuse(Trouble.REDIRECT, "it leads to what is not a host's name") from error
             try:
                 answer = _ask(pool, parts, headers, limits, progress)
             except RefusedDownloadError:
@@ -318,7 +330,7 @@ def fetch(
             raise refuse(Trouble.TOO_SLOW, f"it took more than {limits.seconds:g} s")
         if isinstance(answer, Download):
             return answer
-        url = urljoin(url, answer)
+        url = _joined(url, answer)
     raise refuse(Trouble.REDIRECT, f"it leads through more than {limits.redirects} redirects")
 
 
@@ -344,7 +356,7 @@ def _ask(
             return _answer(response, limits, progress)
         finally:
             response.close()
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
         raise _explained(error, limits) from error
     finally:
         pool.close()

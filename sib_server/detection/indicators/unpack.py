@@ -11,6 +11,8 @@ from sib_server.detection.indicators.admission import Refusal, Trouble
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
+_ZIP_ENTRY: Final = b"PK\x01\x02"
+_MOST_ENTRIES: Final = 64
 _STEP: Final = 1 << 20
 
 
@@ -62,6 +64,9 @@ def unzip(content: bytes, max_bytes: int) -> bytes:
     Raises:
         RefusedDownloadError: damaged, not exactly one file, or larger than allowed.
     """
+    if content.count(_ZIP_ENTRY) > _MOST_ENTRIES:
+        # zipfile would make an object of each before anything can be asked.
+        raise refuse(Trouble.DAMAGED, "its zip holds many files, not one")
     pieces: list[bytes] = []
     room = max_bytes
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from sib_server.detection.indicators.formats.records import Reading, Record
@@ -13,24 +12,46 @@ if TYPE_CHECKING:
 
     from sib_server.detection.indicators.formats.shape import Shape
 
-_COMMENT: Final = re.compile(r"^\s*(#|;|//)|\s+(#|;).*$")
+MAX_LINE: Final = 64 * 1024
+"""The longest line, bytes; what is longer is cut."""
+
+MAX_LINES: Final = 5_000_000
+"""The most lines that are looked at, empty ones and comments included."""
+
 _LOCAL_NAMES: Final = frozenset(
     {"localhost", "localhost.localdomain", "local", "broadcasthost", "ip6-localhost"}
 )
 
 
 def text_lines(content: bytes) -> Iterator[str]:
-    """The lines of a file, whatever their ends; bytes that are not UTF-8 are replaced."""
-    text = content.decode("utf-8", errors="replace").removeprefix("\ufeff")
-    return (line.rstrip("\r") for line in text.split("\n"))
+    """The lines of a file, whatever their ends, one at a time and cut to :data:`MAX_LINE`.
+
+    Bytes that are not UTF-8 are replaced. After :data:`MAX_LINES` no more are told: a feed that is
+    nothing but line ends would take hours otherwise.
+    """
+    at = 3 if content.startswith(b"\xef\xbb\xbf") else 0
+    for _ in range(MAX_LINES):
+        end = content.find(b"\n", at)
+        last = end < 0
+        line = content[at : min(at + MAX_LINE, len(content) if last else end)]
+        yield line.decode("utf-8", errors="replace").rstrip("\r")
+        if last:
+            return
+        at = end + 1
 
 
 def entry_of(line: str) -> str:
     """A line without its comment and white space; empty where nothing is left."""
-    match = _COMMENT.search(line)
-    if match is None:
-        return line.strip()
-    return "" if match[1] else line[: match.start()].strip()
+    entry = line.strip()
+    if entry.startswith(("#", ";", "//")):
+        return ""
+    for sign in "#;":
+        at = entry.find(sign)
+        while at > 0 and not entry[at - 1].isspace():
+            at = entry.find(sign, at + 1)
+        if at > 0:
+            entry = entry[:at].rstrip()
+    return entry
 
 
 def read_text(content: bytes, shape: Shape, max_records: int) -> Reading:

@@ -11,7 +11,7 @@ from sib_server.detection.indicators.formats.records import (
     derived_address,
     parse_time,
 )
-from sib_server.detection.indicators.formats.tables import decode_json
+from sib_server.detection.indicators.formats.tables import NO_DOCUMENT, decode_json
 from sib_server.detection.indicators.kinds import Kind, parse_as
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_misp(content: bytes, shape: Shape, max_records: int) -> Reading:
     reading = Reading()
     tree = decode_json(content)
     if tree is None:
-        reading.reject("not a JSON document")
+        reading.reject(NO_DOCUMENT)
         return reading
     for event in _events(tree):
         note = clean_note(event.get("info"))

@@ -82,7 +82,8 @@ def parse_time(value: object) -> int | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, (int, float)):
-        moment = float(value)
+        # A whole number of hundreds of digits cannot become a float; it can be compared.
+        moment: float = value
     else:
         text = str(value)[:40].strip().removesuffix(" UTC")
         if text.isascii() and text.isdigit() and len(text) <= 10:
@@ -104,7 +105,7 @@ def parse_confidence(value: object) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return int(number) if 0 <= number <= 100 else None
 

@@ -20,7 +20,7 @@ from sib_server.detection.indicators.formats.records import (
     parse_confidence,
     parse_time,
 )
-from sib_server.detection.indicators.formats.tables import decode_json
+from sib_server.detection.indicators.formats.tables import NO_DOCUMENT, decode_json
 from sib_server.detection.indicators.kinds import FILE_HASHES, Kind, Observable, parse_as
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def read_stix(content: bytes, shape: Shape, max_records: int) -> Reading:
     reading = Reading()
     tree = decode_json(content)
     if tree is None:
-        reading.reject("not a JSON document")
+        reading.reject(NO_DOCUMENT)
         return reading
     for item in _indicators(tree):
         if item.get("revoked") is True or item.get("pattern_type", "stix") != "stix":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from sib_server.detection.indicators.formats.shape import Shape
 
-_MAX_DEPTH = 16
+MAX_VALUES: Final = 5_000_000
+"""The most values in a JSON document, by the signs that part them: at most 400 MB of memory."""
+
+NO_DOCUMENT: Final = "not a JSON document, or one of too many values"
+_MAX_DEPTH: Final = 16
 
 
 def _take(reading: Reading, entry: Mapping[str, Any], shape: Shape) -> None:
@@ -127,7 +131,13 @@ def _reach(tree: Any, way: list[str]) -> Iterator[Any]:
 
 
 def decode_json(content: bytes) -> Any:
-    """The document, or ``None`` where it is not JSON."""
+    """The document, or ``None`` where it is not JSON or has too many values to be held.
+
+    Each value stands behind one of four signs, so these bound how many there are: an empty list
+    takes three bytes in a file, which packs to almost nothing, and sixty in memory.
+    """
+    if sum(content.count(sign) for sign in (b",", b"[", b"{", b":")) > MAX_VALUES:
+        return None
     try:
         return msgspec.json.decode(content)
     except UNDECODABLE:
@@ -139,7 +149,7 @@ def read_json(content: bytes, shape: Shape, max_records: int) -> Reading:
     reading = Reading()
     tree = decode_json(content)
     if tree is None:
-        reading.reject("not a JSON document")
+        reading.reject(NO_DOCUMENT)
         return reading
     way = [step for step in shape.items.split(".") if step][:_MAX_DEPTH]
     _take_all(reading, _reach(tree, way), shape, max_records)

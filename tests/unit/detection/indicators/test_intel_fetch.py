@@ -73,6 +73,11 @@ def test_a_whole_answer_and_polite_requests(feed_server: Any) -> None:
     assert feed_server.requests[1]["If-Modified-Since"].startswith("Fri, 20 Nov")
 
 
+@given(st.one_of(st.text(max_size=60), st.from_regex(r"[A-Z][a-z]{2}, [0-9 :+A-Za-z-]{0,30}")))
+def test_any_retry_after_is_a_time(text: str) -> None:
+    assert 0 <= retry_after(text, 1_700_000_000.0) <= 7 * 86_400
+
+
 def zipped(*names: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -136,6 +141,21 @@ def test_come_back_later(feed_server: Any) -> None:
     for value, seconds in [(None, 0), ("", 0), ("soon", 0), ("9" * 9, 7 * 86400), ("-5", 0),
                            ("Wed, 18 Nov 1026 12:26:40 GMT", 0)]:  # fmt: skip
         assert retry_after(value, now) == seconds
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://[bad", "https://a:99999/", "https://a:0/", "https://exa mple/", "/a b", "/\x00",
+        "https://h\x7f/", "https://" + "a" * 300 + ".com/", "https://user@h/", "\\\\x", "gopher://h/",
+    ],
+)  # fmt: skip
+def test_a_redirect_to_no_place_that_can_be_asked_is_a_refusal(
+    feed_server: Any, place: str
+) -> None:
+    """Whatever a server answers, it costs its own feed, not the update of all of them."""
+    feed_server.say(status=302, Location=place)
+    assert trouble(feed_server.url + "/list").refusal.trouble is not Trouble.LATER
 
 
 def test_redirects_at_home_are_followed_and_loops_end(feed_server: Any) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sib_server.detection.indicators.catalogue import built_in, find_feed
+from sib_server.detection.indicators.formats.lines import entry_of, text_lines
 from sib_server.detection.indicators.formats.reader import read_feed
 from sib_server.detection.indicators.formats.records import parse_confidence, parse_time
 from sib_server.detection.indicators.formats.shape import Fields, Format, Shape
@@ -342,3 +346,52 @@ def test_deep_json_is_survived() -> None:
     content = b"[" * 200_000
     for form in (Format.JSON, Format.JSON_LINES, Format.MISP, Format.STIX):
         assert read_feed(content, Shape(format=form), max_records=9).rejected == 1
+
+
+OLD_COMMENT = re.compile(r"^\s*(#|;|//)|\s+(#|;).*$")
+
+
+@given(st.text(alphabet="a #;/\t\u00a0", max_size=12))
+def test_a_line_without_its_comment(line: str) -> None:
+    """Held against an expression that says it in one line, and takes for ever on long ones."""
+    match = OLD_COMMENT.search(line)
+    if match is None:
+        assert entry_of(line) == line.strip()
+    else:
+        assert entry_of(line) == ("" if match[1] else line[: match.start()].strip())
+
+
+@given(st.text(alphabet="ab \r\n\ufeff\u00e9\0", max_size=30))
+def test_lines_are_those_that_stand_there(text: str) -> None:
+    wanted = [line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    assert list(text_lines(text.encode())) == wanted
+
+
+@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a" + b" " * 3_000_000 + b"b",
+        b"1.2.3.4" + b"," * 3_000_000,
+        b"0.0.0.0 " + b"a " * 3_000_000,
+        b"#" * 3_000_000,
+        b"[" + b"[]," * 2_000_000 + b"[]]",
+        b'{"response":[' + b"{}," * 2_000_000 + b"{}]}",
+        b"\n" * 300_000,
+        b'{"value": "45.66.77.88", "c": 1' + b"0" * 400 + b', "t": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_what_a_feed_sends_to_take_time_or_memory_takes_little(
+    content: bytes, form: Format
+) -> None:
+    fields = Fields(value="value", confidence="c", first_seen="t")
+    shape = Shape(format=form, columns=("value", "b"), fields=fields)
+    started = time.process_time()
+    tracemalloc.start()
+    reading = read_feed(content, shape, max_records=1_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(reading.records) <= 1_000
+    # A JSON document is held whole: some sixty bytes for each of its values.
+    assert most < 200 * 2**20
+    assert time.process_time() - started < 30
