@@ -59,7 +59,7 @@ def drill(  # noqa: PLR0917 - as many as it has options
 
     \b
     Examples:
-      sudo sib-agent drill --rule sib-ca-003
+      sudo sib-agent drill --rule sib-ca-001
       sudo sib-agent drill --tactic credential_access --json
       sudo sib-agent drill --all --quiet-cases
     """

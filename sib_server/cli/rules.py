@@ -122,7 +122,7 @@ def show(server: ServerContext, rule: str, as_json: bool) -> None:
 
     \b
     Examples:
-      sib-server rules show sib-ca-003
+      sib-server rules show sib-ca-001
       sib-server rules show "Terminal shell in container"
     """
     from sib_server.detection.rules.compile import load  # noqa: PLC0415
@@ -261,7 +261,7 @@ def enable(server: ServerContext, names: tuple[str, ...], dry_run: bool) -> None
 
     \b
     Examples:
-      sib-server rules enable sib-ca-003
+      sib-server rules enable sib-ca-001
       sib-server rules enable T1059
     """
     _switch(server, names, enabled=True, dry_run=dry_run)

@@ -63,7 +63,7 @@ def test(  # noqa: PLR0917 - as many as it has options
     \b
     Examples:
       sudo sib-server rules test /etc/sib/rules.d
-      sudo sib-server rules test --rule sib-ca-003
+      sudo sib-server rules test --rule sib-ca-001
       sudo sib-server rules test --json | jq '.verdicts[] | select(.result != "fired")'
     """
     from sib_server.detection.rules import testing  # noqa: PLC0415
