@@ -234,8 +234,9 @@ def test_a_bundle_that_makes_falco_crash_is_taken_back(
     end = ended(agent, version)
     assert (end["outcome"], in_force(agent)) == ("rolled_back", good), unit.tail()
     assert end["reason"].startswith("Falco ")
-    # For the bundle, for the one before, and at least once between, for it crashed.
-    assert unit.starts >= starts + 3
+    # For the bundle and for the one before. Whether it was started again between is a matter of
+    # who is first: systemd after its second, or the agent with the one before.
+    assert unit.starts >= starts + 2
     # It comes back with what it had; the server stops the rollout, and that disturbs nobody.
     wait_for("the server knows", lambda: _stopped(server), PATIENCE)
     assert f"bundle {version} is taken back: Falco" in agent.log.read_text()
