@@ -87,5 +87,7 @@ def set_up_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("uvicorn", "urllib3", "aiohttp", "asyncio", "alembic"):
+    for chatty in ("uvicorn", "aiohttp", "asyncio", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # It warns with a traceback of each half answer, whose reader says the same in a sentence.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
