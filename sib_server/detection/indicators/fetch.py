@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import urllib3
+from urllib3 import exceptions as errors
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
 
 from sib_protocol import __version__
 from sib_server.detection.indicators.admission import Trouble
@@ -316,12 +316,7 @@ def fetch(
         headers = _headers(feed, key if home else None, asked)
         with _bounded(watch, max(0.01, deadline - time.monotonic())):
             try:
-                pool = _pool(parts, watch, limits, trust)
-            except ValueError as error:
-                # A name that urllib3 would not ask for.
-                raise refuse(Trouble.REDIRECT, "it leads to what is not a host's name") from error
-            try:
-                answer = _ask(pool, parts, headers, limits, progress)
+                answer = _ask(parts, headers, limits, progress, watch=watch, trust=trust)
             except RefusedDownloadError:
                 if not watch.expired:
                     raise
@@ -335,44 +330,50 @@ def fetch(
 
 
 def _ask(
-    pool: urllib3.HTTPConnectionPool,
     parts: SplitResult,
     headers: dict[str, str],
     limits: DownloadLimits,
     progress: Progress,
+    *,
+    watch: _Watch,
+    trust: ssl.SSLContext,
 ) -> Download | str:
     """One request: an answer, or the address it redirects to."""
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     try:
-        response = pool.urlopen(
-            "GET",
-            target,
-            headers=headers,
-            redirect=False,
-            preload_content=False,
-            decode_content=False,
-        )
-        try:
-            return _answer(response, limits, progress)
-        finally:
-            response.close()
-    except (HTTPError, HTTPException, OSError, ValueError) as error:
+        with _pool(parts, watch, limits, trust) as pool:
+            response = pool.urlopen(
+                "GET",
+                target,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                return _answer(response, limits, progress)
+            finally:
+                response.close()
+    except (errors.HTTPError, HTTPException, OSError, ValueError) as error:
         raise _explained(error, limits) from error
-    finally:
-        pool.close()
+
+
+_SAID: Final = (
+    (errors.LocationValueError, Trouble.REDIRECT, "it leads to what is not a host's name"),
+    (errors.NameResolutionError, Trouble.UNREACHABLE, "its name cannot be resolved"),
+    (errors.NewConnectionError, Trouble.UNREACHABLE, "nobody answers there"),
+    (errors.TimeoutError, Trouble.TOO_SLOW, "nothing came for {idle:g} s"),
+    (errors.IncompleteRead, Trouble.DAMAGED, "its answer ends in the middle or is not HTTP"),
+    (errors.ProtocolError, Trouble.DAMAGED, "its answer ends in the middle or is not HTTP"),
+    (errors.SSLError, Trouble.UNREACHABLE, "its certificate is not trusted: {error}"),
+)
+"""What is said of an error, by the first kind that it is of."""
 
 
 def _explained(error: Exception, limits: DownloadLimits) -> RefusedDownloadError:
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return refuse(Trouble.UNREACHABLE, "its name cannot be resolved")
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return refuse(Trouble.UNREACHABLE, "nobody answers there")
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return refuse(Trouble.TOO_SLOW, f"nothing came for {limits.idle_seconds:g} s")
-    if isinstance(error, urllib3.exceptions.IncompleteRead | urllib3.exceptions.ProtocolError):
-        return refuse(Trouble.DAMAGED, "its answer ends in the middle or is not HTTP")
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return refuse(Trouble.UNREACHABLE, f"its certificate is not trusted: {error}")
+    for kind, trouble, words in _SAID:
+        if isinstance(error, kind):
+            return refuse(trouble, words.format(idle=limits.idle_seconds, error=error))
     # urllib3's own texts may hold the URL, and the URL a key: only the kind is told.
     return refuse(Trouble.UNREACHABLE, f"it cannot be reached ({type(error).__name__})")
 
