@@ -179,6 +179,10 @@ class Falco:
         }
         return {**falco_settings(self._plugins), "metrics": counters}
 
+    def environment(self) -> dict[str, str] | None:
+        """What it finds there; ``None`` for what this process has."""
+        return None
+
     def start(self) -> None:
         """Start it, and wait until it sees what happens.
 
@@ -196,6 +200,7 @@ class Falco:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=log,
+                    env=self.environment(),
                 )
             except OSError as error:
                 raise FileAccessError(self.program, error.strerror or str(error)) from error

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import bundle_agents, bundles, each_request, events, fleet, rules, sigma
+from tests.bench import bundle_agents, bundles, checks, each_request, events, fleet, rules, sigma
 
 PARTS = ["rest", "journal", "one", "fifty", "rivals", "latency"]
 
@@ -52,41 +53,47 @@ def main() -> None:
     four.add_argument("--load", action="append", choices=list(rules.LOADS), help="default: all")
     four.add_argument("--each", action="store_true", help="every file of rules by itself, too")
     four.add_argument("--path", default=rules.HOST_PATH, help="where the loads look for programs")
+    seven = commands.add_parser("checks", help="what Falco pays for one check of a condition")
+    seven.add_argument("--rounds", type=int, default=4)
+    seven.add_argument("--seconds", type=float, default=15.0, help="of the load that is recorded")
     six = commands.add_parser("sigma", help="conversion of Sigma rules, as a whole command")
     six.add_argument("path", type=Path, help="a folder of Sigma rules")
     six.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    if given.command == "sigma":
-        show(sigma.run(given.path, given.rounds))
-        return
-    if given.command == "rules":
-        loads = given.load or list(rules.LOADS)
-        show(
-            rules.run(
-                loads,
-                rounds=given.rounds,
-                seconds=given.seconds,
-                each=given.each,
-                path=given.path,
-            )
-        )
-        return
-    if given.command == "bundles" and given.agents is not None:
-        show(bundle_agents.run(given.agents, given.rounds, given.bytes))
-        return
-    if given.command == "bundles":
-        show(bundles.run(given.hosts, given.bytes, given.interval, given.pulls))
-        return
-    if given.command == "requests":
-        show(each_request.run(given.bytes, given.seconds))
-        return
-    if given.command == "fleet":
-        show(fleet.run(given.hosts or [500, 1500, 5000], given.seconds))
-        return
+    show(RUNS[given.command](given))
+
+
+def run_rules(given: argparse.Namespace) -> dict[str, Any]:
+    return rules.run(
+        given.load or list(rules.LOADS),
+        rounds=given.rounds,
+        seconds=given.seconds,
+        each=given.each,
+        path=given.path,
+    )
+
+
+def run_bundles(given: argparse.Namespace) -> dict[str, Any]:
+    if given.agents is not None:
+        return bundle_agents.run(given.agents, given.rounds, given.bytes)
+    return bundles.run(given.hosts, given.bytes, given.interval, given.pulls)
+
+
+def run_events(given: argparse.Namespace) -> dict[str, Any]:
     folder = os.environ.get("SIB_COMPONENTS")
     real = not given.fake and folder is not None and (Path(folder) / "loki" / "loki").is_file()
-    result = events.run(given.part or PARTS, seconds=given.seconds, rate=given.rate, real=real)
-    show(result)
+    return events.run(given.part or PARTS, seconds=given.seconds, rate=given.rate, real=real)
+
+
+RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "events": run_events,
+    "fleet": lambda given: fleet.run(given.hosts or [500, 1500, 5000], given.seconds),
+    "bundles": run_bundles,
+    "requests": lambda given: each_request.run(given.bytes, given.seconds),
+    "rules": run_rules,
+    "checks": lambda given: checks.run(given.seconds, given.rounds),
+    "sigma": lambda given: sigma.run(given.path, given.rounds),
+}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What SIB's rules cost: Falco's CPU with them beside the Falco project's own, and without them.
 
-Falco is configured as `sib-agent setup` does it. The variants take turns under the same paced load,
-and each round gives a ratio; the median is the figure, so that what else the machine does in one
-round weighs little. Needs root, the container plugin, and quiet.
+Falco is configured as `sib-agent setup` does it, in its unit's environment. A Falco for each
+variant runs at the same time, so all see the same events and share what else the machine does:
+rounds differ by a few hundredths. Needs root, the container plugin, and quiet.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ import yaml
 from sib_agent.settings import AgentSettings
 from sib_agent.setup.falco_config import FalcoFiles, render_falco
 from sib_protocol.drills.engine import Falco, falco_version
-from sib_protocol.drills.marks import FIELD
+from sib_protocol.drills.marks import FIELD, Mark, new_run
+from sib_server.detection.rules.compile import compile_rules
+from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.detection.rules.testing import find_plugins
-from tests.bench.load import cpu_seconds, machine, rss_mib
-from tests.support.engine import rule_files
+from sib_server.settings import ServerSettings
+from tests.bench.load import exact_cpu_seconds, machine, rss_mib
+from tests.noise.__main__ import work
+from tests.support.engine import ROOT, SHIPPED, rule_files
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Debian's. A program is tried in each folder until it is found, and Falco sees each try."""
 
+UNIT = ROOT / "systemd" / "sib-falco.service"
 _STEP_S = 0.02
 _LAG_S = 3.0
 """Falco writes its counters each second."""
@@ -40,6 +45,11 @@ _LAG_S = 3.0
 
 class HostFalco(Falco):
     """Configured as on a host; its alerts also go where the marks are looked for."""
+
+    def environment(self) -> dict[str, str]:
+        lines = UNIT.read_text().splitlines()
+        told = [one.partition("=")[2] for one in lines if one.startswith("Environment=")]
+        return {**os.environ, **dict(one.split("=", 1) for one in " ".join(told).split())}
 
     def settings(self) -> dict[str, Any]:
         plugins = self._plugins
@@ -93,42 +103,61 @@ def build(_: float, folder: Path) -> None:
             f"#include <stdio.h>\n#include <stdlib.h>\nint f{number}(int x) {{ return x; }}\n"
         )
     script = (
-        "for turn in 1 2 3; do for file in *.c; do cc -c $file -o $file.o; done; ar rc all.a *.o;"
-        " tar -czf all.tgz *.c *.o; find /usr/share/doc -name 'c*' | sort | tail -1; rm -f *.o;"
-        " done >/dev/null"
+        "for turn in 1 2 3 4 5 6 7 8; do for file in *.c; do cc -c $file -o $file.o; done;"
+        " ar rc all.a *.o; tar -czf all.tgz *.c *.o;"
+        " find /usr/share/doc -name 'c*' | sort | tail -1; rm -f *.o; done >/dev/null"
     )
     subprocess.run(["sh", "-c", script], cwd=folder, check=True)
 
 
-LOADS: Mapping[str, Callable[[float, Path], None]] = {"mixed": mixed, "build": build}
+def ordinary(seconds: float, _: Path) -> None:
+    """What a busy host does all day: that of `scripts/noise`."""
+    work(round(seconds), Mark(new_run(), 1))
+
+
+LOADS: Mapping[str, Callable[[float, Path], None]] = {
+    "ordinary": ordinary,
+    "build": build,
+    "mixed": mixed,
+}
 
 
 def once(
-    program: Path, rules: Sequence[Path], load: Callable[[float, Path], None], seconds: float
-) -> dict[str, float]:
-    """One round of one variant."""
-    with tempfile.TemporaryDirectory(prefix="sib-bench-") as name:
-        folder, work = Path(name, "falco"), Path(name, "work")
-        folder.mkdir()
-        work.mkdir()
-        with HostFalco(program, rules, folder, find_plugins(program)) as falco:
-            time.sleep(_LAG_S)
-            cpu, events, began = (
-                cpu_seconds(falco.pid),
-                falco.count("scap.n_evts"),
-                time.monotonic(),
-            )
-            load(seconds, work)
-            falco.settle()
-            time.sleep(_LAG_S)
-            spent, passed = cpu_seconds(falco.pid) - cpu, time.monotonic() - began
-            return {
-                "cpu_s": round(spent, 2),
+    program: Path,
+    variants: Mapping[str, Sequence[Path]],
+    load: Callable[[float, Path], None],
+    seconds: float,
+) -> dict[str, dict[str, float]]:
+    """One round: a Falco for each variant, all at once, and so the same load for all."""
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="sib-bench-")))
+        engines: dict[str, Falco] = {}
+        for number, (name, files) in enumerate(variants.items()):
+            place = folder / str(number)
+            place.mkdir()
+            engine = HostFalco(program, files, place, find_plugins(program))
+            engines[name] = closing.enter_context(engine)
+        (folder / "work").mkdir()
+        time.sleep(_LAG_S)
+        cpu = {name: exact_cpu_seconds(engine.pid) for name, engine in engines.items()}
+        events = {name: engine.count("scap.n_evts") for name, engine in engines.items()}
+        began = time.monotonic()
+        load(seconds, folder / "work")
+        for engine in engines.values():
+            engine.settle()
+        time.sleep(_LAG_S)
+        passed = time.monotonic() - began
+        found: dict[str, dict[str, float]] = {}
+        for name, engine in engines.items():
+            spent = exact_cpu_seconds(engine.pid) - cpu[name]
+            found[name] = {
+                "cpu_s": round(spent, 3),
                 "cpu_percent": round(100 * spent / passed, 1),
-                "events": falco.count("scap.n_evts") - events,
-                "lost": falco.lost(),
-                "rss_mib": round(rss_mib(falco.pid)),
+                "events": engine.count("scap.n_evts") - events[name],
+                "lost": engine.lost(),
+                "rss_mib": round(rss_mib(engine.pid)),
             }
+        return found
 
 
 def compare(
@@ -140,15 +169,14 @@ def compare(
     rounds: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Variants in turns, each round in the other direction, against one of them."""
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    """Rounds of all variants, started in the other order each time, against one of them."""
+    taken: list[dict[str, dict[str, float]]] = []
     for turn in range(rounds):
-        names = list(variants)
-        for name in names if turn % 2 == 0 else reversed(names):
-            one = once(program, variants[name], LOADS[load], seconds)
-            taken[name].append(one)
-            print(f"{load} {turn + 1}/{rounds} {name}: {one}", file=sys.stderr)
-    return {name: sum_up(taken[name], taken[base]) for name in variants}
+        names = list(variants) if turn % 2 == 0 else list(reversed(variants))
+        taken.append(once(program, {name: variants[name] for name in names}, LOADS[load], seconds))
+        print(f"{load} {turn + 1}/{rounds}: {taken[-1]}", file=sys.stderr)
+    before = [one[base] for one in taken]
+    return {name: sum_up([one[name] for one in taken], before) for name in variants}
 
 
 def sum_up(mine: list[dict[str, float]], base: list[dict[str, float]]) -> dict[str, Any]:
@@ -180,22 +208,54 @@ def run(
         loads: names of loads.
         rounds: of every variant.
         seconds: of each round's paced load.
-        each: also every rules file of SIB's alone, which tells where the cost is.
+        each: also every rules file of SIB's alone, as written, which tells where the cost is.
         path: where the loads look for programs.
     """
     program = Path(os.environ.get("SIB_COMPONENTS", "/none")) / "falco" / "falco"
     stock = program.parent / "rules" / "falco_rules.yaml"
     if os.geteuid() != 0 or not stock.is_file() or find_plugins(program) is None:
         return {"skipped": "needs root, and a Falco with its rules and its plugin (SIB_COMPONENTS)"}
-    ours = rule_files()
-    variants: dict[str, list[Path]] = {"falco": [stock], "falco and sib": [stock, *ours]}
-    if each:
-        variants |= {f"falco and {path.stem}": [stock, ours[0], path] for path in ours[1:]}
-    result: dict[str, Any] = {"machine": machine(), "falco": falco_version(program), "path": path}
-    # The search for a program is by this process's own.
-    os.environ["PATH"] = path
-    for load in loads:
-        result[load] = compare(
-            program, variants, "falco", load=load, rounds=rounds, seconds=seconds
-        )
+    with tempfile.TemporaryDirectory(prefix="sib-bench-") as name:
+        written = rule_files()
+        variants: list[dict[str, Sequence[Path]]] = [
+            {
+                "falco": [stock],
+                "falco and sib": [stock, *as_compiled(stock, Path(name))],
+                "falco and sib as written": [stock, *written],
+            }
+        ]
+        if each:
+            variants += [
+                {"falco": [stock], f"falco and {one.stem}": [stock, written[0], one]}
+                for one in written[1:]
+            ]
+        result: dict[str, Any] = {
+            "machine": machine(),
+            "falco": falco_version(program),
+            "path": path,
+        }
+        # The search for a program is by this process's own.
+        os.environ["PATH"] = path
+        for load in loads:
+            result[load] = {}
+            for some in variants:
+                result[load] |= compare(
+                    program, some, "falco", load=load, rounds=rounds, seconds=seconds
+                )
     return result
+
+
+def as_compiled(stock: Path, folder: Path) -> list[Path]:
+    """The files of a bundle with SIB's rules and the project's, as hosts get them."""
+    empty = folder / "empty"
+    empty.mkdir()
+    detection = DetectionSettings(
+        own_rules=empty, falco_rules=stock, directory=empty, shipped_rules=SHIPPED
+    )
+    files = compile_rules(ServerSettings(detection=detection)).checked().files
+    found = []
+    for name in sorted(files):
+        if name.startswith("rules/"):
+            found.append(folder / Path(name).name)
+            found[-1].write_bytes(files[name])
+    return found
