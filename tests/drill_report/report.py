@@ -188,7 +188,7 @@ def _noise(runs: Runs) -> list[str]:
     if not runs.noise:
         return []
     lines = ["## Noise", ""]
-    for figures in runs.noise:
+    for figures in sorted(runs.noise, key=lambda one: one.time, reverse=True):
         lines += _noise_run(figures, same=figures.rules == runs.digest)
     return lines
 
