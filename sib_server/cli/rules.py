@@ -234,7 +234,7 @@ def compile_(server: ServerContext, out: Path, replace: bool, as_json: bool) -> 
     \b
     Examples:
       sib-server rules compile --out /tmp/rules
-      falco -c falco.yaml --validate /tmp/rules/rules/10-sib-macros.yaml
+      falco -c falco.yaml --validate /tmp/rules/rules/10-sib.yaml
     """
     from sib_server.detection.rules.compile import compile_rules  # noqa: PLC0415
     from sib_server.detection.rules.folder import write_folder  # noqa: PLC0415

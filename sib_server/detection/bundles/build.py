@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sib_server.detection.bundles.repository import Repository
 
 _FOLDERS: Final = ("rules", "drills")
-_INDICATORS: Final = re.compile(rf"rules/\d+-{Origin.INTEL.value}-")
+# With a hyphen in bundles of SIB 0.1.0's first builds.
+_INDICATORS: Final = re.compile(rf"rules/\d+-{Origin.INTEL.value}[-.]")
 _TAG_PREFIX: Final = "rules/80-"
 
 

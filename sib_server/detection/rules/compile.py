@@ -1,8 +1,8 @@
 """From all sources to the files that hosts are given.
 
-Hosts load the Falco project's own rules themselves, before these files. Falco refuses a file that
-overrides a rule which it does not know, and a host may have other rules of the project than this
-server: so what is changed of them goes to hosts as whole definitions, which hold on any host.
+Hosts load the Falco project's own rules of their package before these files, and may have other
+versions of them than this server. Where the server knows a copy, it is part of the set: its
+definitions take the place of a host's, so that all hosts judge by the same rules.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sib_server.detection.rules.collect import Origin, collect
 from sib_server.detection.rules.emit import decided_documents, rules_file, source_documents
 from sib_server.detection.rules.findings import Severity, ordered
 from sib_server.detection.rules.lints import lint
+from sib_server.detection.rules.ordering import Orderer
 from sib_server.detection.rules.sidecars import by_rule
 from sib_server.detection.rules.sources import read_sources
 from sib_server.detection.rules.store import load_decisions
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.sources import Sources
     from sib_server.settings import ServerSettings
 
-_FIRST: Final = {Origin.SIB: 10, Origin.SIGMA: 50, Origin.INTEL: 55, Origin.OWN: 60}
+_FIRST: Final = {
+    Origin.FALCO: 1,
+    Origin.SIB: 10,
+    Origin.SIGMA: 50,
+    Origin.INTEL: 55,
+    Origin.OWN: 60,
+}
 """Where each origin's files begin to be numbered; hosts load files by name."""
+_FILE_BYTES: Final = 4 * 1024 * 1024
+"""Falco compiles all rules anew with each file that it loads, and judges slower by what then lies
+scattered in its memory: so an origin's sources are one file, as far as this."""
 _DECIDED: Final = "rules/99-decisions.yaml"
 
 
@@ -51,12 +61,16 @@ class RuleErrorsError(SibError):
         self.findings = findings
 
 
+def _name(origin: Origin, numbers: Mapping[Origin, int]) -> str:
+    return f"rules/{numbers[origin]:02}-{origin.value}.yaml"
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledRules:
     """One rule set.
 
     Attributes:
-        files: name in a bundle -> bytes: ``rules/NN-name.yaml``, loaded by Falco in the order of
+        files: name in a bundle -> bytes: ``rules/NN-ORIGIN.yaml``, loaded by Falco in the order of
             their names, and ``drills/NAME.drills.yaml``. The same sources give the same bytes.
         findings: of all lints, errors and warnings, ordered by file and line.
         entries: all rules, those of the Falco project included where they are known.
@@ -143,23 +157,24 @@ def compiled(loaded: Loaded) -> CompiledRules:
     """The files of a bundle, and all findings."""
     files: dict[str, bytes] = {}
     numbers = dict(_FIRST)
+    orderer = Orderer(loaded.rules)
     for file in loaded.sources.files:
-        if file.origin is Origin.FALCO:
+        documents = source_documents(file.items, file.origin, loaded.rules, orderer)
+        if not documents:
             continue
-        number = numbers[file.origin]
-        numbers[file.origin] += number < 98
-        documents = source_documents(file.items, loaded.rules)
-        if documents:
-            name = f"rules/{number:02}-{file.origin.value}-{file.stem}.yaml"
-            files[name] = rules_file(f"{file.origin.value}, {file.stem}", documents)
-    decided, findings = decided_documents(loaded.before, loaded.rules)
-    if decided:
+        body = rules_file(f"{file.origin.value}, {file.stem}", documents)
+        name = _name(file.origin, numbers)
+        if len(files.get(name, b"")) + len(body) > _FILE_BYTES and name in files:
+            numbers[file.origin] += 1
+            name = _name(file.origin, numbers)
+        files[name] = files.get(name, b"") + body
+    if decided := decided_documents(loaded.before, loaded.rules):
         files[_DECIDED] = rules_file("what was decided about rules", decided)
     files |= {f"drills/{name}": body for name, body in loaded.sources.drill_files.items()}
     sources = loaded.sources
     found = lint(sources.files, loaded.rules, sources.sidecars, falco_known=sources.falco_known)
     return CompiledRules(
         dict(sorted(files.items())),
-        ordered([*loaded.findings, *findings, *found]),
+        ordered([*loaded.findings, *found]),
         loaded.entries,
     )

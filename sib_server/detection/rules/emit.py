@@ -7,12 +7,10 @@ source's rarer forms. The same items give the same bytes. Pure.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.rules.collect import Origin
-from sib_server.detection.rules.effective import full_condition
-from sib_server.detection.rules.findings import Finding, LintName
 from sib_server.detection.rules.items import (
     EngineItem,
     ListItem,
@@ -21,19 +19,14 @@ from sib_server.detection.rules.items import (
     PluginsItem,
     RuleItem,
 )
-from sib_server.detection.rules.parsing import ConditionError, parse
-from sib_server.detection.rules.resolving import ResolveError, Resolver, list_items
-from sib_server.detection.rules.writing import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sib_server.detection.rules.collect import Macro, NamedList, Rule, RuleSet
     from sib_server.detection.rules.items import ExceptionValue, Item, RuleException
+    from sib_server.detection.rules.ordering import Orderer
 
-CONDITION: Final = LintName("condition")
-_NEVER: Final = "evt.type = execve and evt.num = 0"
-"""For a rule that is switched off: any engine reads it, and it costs nothing."""
 _HEAD = "# Made by SIB from {source}. Changes are lost with the next bundle.\n"
 
 
@@ -109,16 +102,44 @@ def value_document(value: ExceptionValue) -> object:
     return [part if isinstance(part, str) else list(part) for part in value]
 
 
-def source_documents(items: Iterable[Item], rules: RuleSet) -> list[dict[str, Any]]:
+def source_documents(
+    items: Iterable[Item], origin: Origin, rules: RuleSet, orderer: Orderer
+) -> list[dict[str, Any]]:
     """The items of a source as hosts are given them.
 
-    Changes of what the Falco project defines are left out, since Falco refuses a change of what a
-    host has not; :func:`decided_documents` has them as whole definitions.
+    Args:
+        items: in order.
+        origin: whose they are.
+        rules: what became of them.
+        orderer: of the conditions in those rules.
     """
-    return [item_document(item) for item in items if _is_told(item, rules)]
+    return [
+        document
+        for item in items
+        if _is_told(item, rules)
+        and (document := _source_document(item, origin, rules, orderer)) is not None
+    ]
+
+
+def _source_document(
+    item: Item, origin: Origin, rules: RuleSet, orderer: Orderer
+) -> dict[str, Any] | None:
+    document = item_document(item)
+    if origin is Origin.FALCO:
+        # Hosts would refuse the whole file for a plugin that they have not, and for what is wrong
+        # in a copy that is newer than this SIB.
+        defines = isinstance(item, RuleItem) and item.is_definition
+        if isinstance(item, PluginsItem) or (defines and not orderer.reads(document["condition"])):
+            return None
+        if defines:
+            document["skip-if-unknown-filter"] = True
+    if _is_final(item, rules):
+        document["condition"] = orderer.ordered(document["condition"])
+    return document
 
 
 def _is_told(item: Item, rules: RuleSet) -> bool:
+    """Changes of what is not there are left out: Falco refuses a file for them."""
     known: Rule | Macro | NamedList | None
     if isinstance(item, RuleItem):
         known, changes = rules.rules.get(item.name), not item.is_definition
@@ -128,43 +149,31 @@ def _is_told(item: Item, rules: RuleSet) -> bool:
         known, changes = rules.lists.get(item.name), item.append
     else:
         return True
-    if not changes:
-        return True
-    return known is not None and known.origin is not Origin.FALCO and item.place in known.changes
+    return not changes or (known is not None and item.place in known.changes)
 
 
-def decided_documents(
-    before: RuleSet, after: RuleSet
-) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """What was decided, and what was changed of the Falco project's rules.
+def _is_final(item: Item, rules: RuleSet) -> bool:
+    """Nothing takes the place of a condition, or is added to it by Falco as text."""
+    known: Rule | Macro | None = None
+    if isinstance(item, RuleItem):
+        known = rules.rules.get(item.name)
+    elif isinstance(item, MacroItem):
+        known = rules.macros.get(item.name)
+    return known is not None and known.place == item.place and not known.changes
+
+
+def decided_documents(before: RuleSet, after: RuleSet) -> list[dict[str, Any]]:
+    """What was decided about rules.
 
     Args:
         before: as all files say it.
         after: with decisions.
-
-    Returns:
-        Documents, and rules that cannot be told to hosts.
     """
-    resolver = Resolver(after)
-    findings: list[Finding] = []
-    documents: list[dict[str, Any]] = [
-        {"list": named.name, "items": list(list_items(named.name, after.lists))}
-        for named in after.lists.values()
-        if named.origin is Origin.FALCO and named.changes
+    return [
+        _override(before.rules[name], rule)
+        for name, rule in after.rules.items()
+        if rule != before.rules[name]
     ]
-    for macro in after.macros.values():
-        if macro.origin is Origin.FALCO and macro.changes:
-            text = _resolved(macro.condition.value, resolver, macro, findings)
-            if text is not None:
-                documents.append({"macro": macro.name, "condition": text})
-    for name, rule in after.rules.items():
-        was = before.rules[name]
-        if rule.origin is Origin.FALCO:
-            if was.changes or rule != was:
-                documents += _whole(rule, resolver, findings)
-        elif rule != was:
-            documents.append(_override(was, rule))
-    return documents, findings
 
 
 def _override(was: Rule, rule: Rule) -> dict[str, Any]:
@@ -187,40 +196,6 @@ def _added(was: Rule, exception: RuleException) -> RuleException | None:
         return exception
     values = exception.values[len(known.values) :]
     return replace(known, fields=(), comps=(), values=values) if values else None
-
-
-def _whole(rule: Rule, resolver: Resolver, findings: list[Finding]) -> list[dict[str, Any]]:
-    """A definition that names nothing which a host might not have."""
-    condition: str | None = _NEVER
-    if rule.enabled:
-        condition = _resolved(full_condition(rule), resolver, rule, findings)
-    if condition is None:
-        return []
-    document: dict[str, Any] = {
-        "rule": rule.name,
-        "desc": rule.desc.value,
-        "condition": condition,
-        # What is switched off needs no fields, which a host's engine might not know.
-        "output": rule.output.value if rule.enabled else rule.name.replace("%", " "),
-        "priority": rule.priority.value,
-        "source": rule.source,
-        "enabled": rule.enabled,
-        **rule.flags,
-        "tags": list(rule.tags),
-    }
-    if rule.capture_duration is not None:
-        document["capture_duration"] = _number(rule.capture_duration)
-    return [document]
-
-
-def _resolved(
-    text: str, resolver: Resolver, about: Rule | Macro, findings: list[Finding]
-) -> str | None:
-    try:
-        return write(resolver.resolved(parse(text)))
-    except (ConditionError, ResolveError) as error:
-        findings.append(Finding(about.condition.place, about.name, CONDITION, str(error)))
-        return None
 
 
 def _one_or_many(texts: tuple[str, ...], single: bool) -> str | list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.conditions import (
@@ -19,12 +19,13 @@ from sib_server.detection.rules.expressions import backtracks, refusal
 from sib_server.detection.rules.findings import Finding, LintName, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sib_server.detection.rules.collect import Macro, Rule
     from sib_server.detection.rules.conditions import Condition
     from sib_server.detection.rules.subject import Read, Subject
 
+_Defined = TypeVar("_Defined", "Rule", "Macro")
 CONDITION: Final = LintName("condition")
 UNKNOWN_NAME: Final = LintName("unknown-name")
 UNKNOWN_FIELD: Final = LintName("unknown-field")
@@ -40,13 +41,21 @@ _BREAKS: Final = re.compile(r"[()\"'=,\t\n\r]")
 
 def read_conditions(subject: Subject) -> Iterator[Finding]:
     """Conditions are Falco's language, and every macro in them is known."""
-    for rule in subject.judged():
+    for rule in (*subject.judged(), *_changed(subject, subject.rules.rules.values())):
         read = subject.read_rules[rule.name]
         # What is wrong in a macro is told there, once.
         if not (read.unresolved and read.condition and _names_broken(subject, read.condition)):
             yield from _unread(subject, rule, read)
-    for macro in subject.judged_macros():
+    for macro in (*subject.judged_macros(), *_changed(subject, subject.rules.macros.values())):
         yield from _unread(subject, macro, subject.read_macros[macro.name])
+
+
+def _changed(subject: Subject, definitions: Iterable[_Defined]) -> Iterator[_Defined]:
+    """What of the Falco project's others changed."""
+    theirs = {file.file for file in subject.files if file.origin is Origin.FALCO}
+    for one in definitions:
+        if one.origin is Origin.FALCO and any(place.file not in theirs for place in one.changes):
+            yield one
 
 
 def _names_broken(subject: Subject, condition: Condition) -> bool:

@@ -24,8 +24,8 @@ class DetectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     falco_rules: Annotated[
         Path | None,
         Meta(
-            description="A file or folder with the Falco project's own rules as hosts load them;"
-            " needed to switch and tune them. null: those that came with SIB, where they did."
+            description="A file or folder with the Falco project's own rules, which go to hosts"
+            " with all others. null: those that came with SIB; an empty folder: none."
         ),
     ] = None
     directory: Annotated[

@@ -131,7 +131,7 @@ def test_sigma_rules_and_indicators_as_compiled_are_taken(tmp_path: Path) -> Non
     place.tune("Shadow read by cat", "sib_tuning", ("proc.name",), "cat", adds=True)
     place.switch("sib_intel", enabled=False, by="tag")
     files = written(tmp_path / "out", dict(place.compile().checked().files))
-    assert len(files) == 4
+    assert len(files) == 5
     assert validate(*files) == []
 
 

@@ -100,7 +100,7 @@ def test_compile_writes_what_a_bundle_has(place: Place) -> None:
     out = place.root / "out"
     place.run("compile", "--out", str(out))
     files = {str(path.relative_to(out)) for path in out.rglob("*.yaml")}
-    assert files == {"rules/10-sib-ours.yaml", "drills/ours.drills.yaml"}
+    assert files == {"rules/01-falco.yaml", "rules/10-sib.yaml", "drills/ours.drills.yaml"}
     place.run("compile", "--out", str(out), code=ExitCode.CONFLICT)
     answer = json.loads(place.run("compile", "--out", str(out), "--replace", "--json").stdout)
     assert answer["files"].keys() == files

@@ -112,7 +112,7 @@ def test_indicators_are_renewed_without_what_is_still_at_work(server: Server) ->
     assert server.run("publish", "--indicators").exit_code == ExitCode.CONFLICT
     assert server.run("publish", "--indicators", "--canary", "5%").exit_code == ExitCode.USAGE
     first = server.json("publish")
-    assert not any("-intel-" in name for name in first["added"])
+    assert not any("-intel." in name for name in first["added"])
     own = server.directory / "rules.d"
     own.mkdir()
     (own / "mine.yaml").write_text("- list: at_work\n  items: [a]\n")
@@ -126,10 +126,10 @@ def test_indicators_are_renewed_without_what_is_still_at_work(server: Server) ->
     second = server.json("publish", "--indicators")
     assert second["published"] == 2
     (added,) = second["added"]
-    assert "-intel-" in added
+    assert "-intel." in added
     assert second["changed"] == second["removed"] == []
     # What somebody is at work on goes out only when he says so, and on trial nothing does.
-    assert any("mine" in name for name in server.json("publish", "--canary", "1%")["added"])
+    assert any("-own." in name for name in server.json("publish", "--canary", "1%")["added"])
     refused = server.run("publish", "--indicators")
     assert refused.exit_code == ExitCode.CONFLICT
     assert "bundle 3 is on trial with canaries" in refused.stderr
