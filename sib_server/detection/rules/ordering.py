@@ -84,7 +84,7 @@ class Orderer:
         condition = self._put_in(condition)
         named = event_types(resolved)
         costs = Costs(self._names, frozenset() if named.inverted else named.names)
-        return write(_ordered(_Gates(self._names).put_in(_flat(condition)), costs))
+        return write(_ordered(_gated(_flat(condition)), costs))
 
     def _put_in(self, condition: Condition) -> Condition:
         """With SIB's own macros put in, whose parts can then be ordered among the others."""
@@ -155,68 +155,63 @@ def _in(field: FieldOf, texts: _Texts) -> Comparison:
     return Comparison(field, "in", Values(tuple(texts.values())))
 
 
-class _Gates:
-    """Puts a check before alternatives of which each asks for some of one field's values.
+def _gated(condition: Condition) -> Condition:
+    """With a check before alternatives of which each asks for some of one field's values.
 
     Falco asks such alternatives one after the other; a program that none of them names fails at
     the gate.
     """
+    if isinstance(condition, Not):
+        return Not(_gated(condition.part))
+    if isinstance(condition, And):
+        asked = {members[0] for part in condition.parts if (members := _membership(part))}
+        parts: list[Condition] = []
+        for part in condition.parts:
+            if isinstance(part, Or):
+                gates = {field: one for field, one in _gates(part).items() if field not in asked}
+                parts += gates.values()
+                asked |= gates.keys()
+                parts.append(Or(tuple(map(_gated, part.parts))))
+            else:
+                parts.append(_gated(part))
+        return And(tuple(parts))
+    if isinstance(condition, Or):
+        inner = Or(tuple(map(_gated, condition.parts)))
+        gates = _gates(condition)
+        return And((*gates.values(), inner)) if gates else inner
+    return condition
 
-    def __init__(self, names: Names) -> None:
-        self._names = names
 
-    def put_in(self, condition: Condition) -> Condition:
-        if isinstance(condition, Not):
-            return Not(self.put_in(condition.part))
-        if isinstance(condition, And):
-            asked = {members[0] for part in condition.parts if (members := _membership(part))}
-            parts: list[Condition] = []
-            for part in condition.parts:
-                if isinstance(part, Or):
-                    gates = {f: one for f, one in self._of(part).items() if f not in asked}
-                    parts += gates.values()
-                    asked |= gates.keys()
-                parts.append(self._inside(part))
-            return And(tuple(parts))
-        if isinstance(condition, Or):
-            gates = self._of(condition)
-            inner = self._inside(condition)
-            return And((*gates.values(), inner)) if gates else inner
-        return condition
+def _gates(condition: Or) -> dict[FieldOf, Condition]:
+    return {field: _in(field, texts) for field, texts in _implied(condition).items()}
 
-    def _inside(self, condition: Condition) -> Condition:
-        if isinstance(condition, Or):
-            return Or(tuple(map(self.put_in, condition.parts)))
-        return self.put_in(condition)
 
-    def _of(self, condition: Or) -> dict[FieldOf, Condition]:
-        return {field: _in(field, texts) for field, texts in self._implied(condition).items()}
+def _implied(condition: Condition) -> dict[FieldOf, _Texts]:
+    """Fields, and the texts of which one has to be theirs wherever the condition holds.
 
-    def _implied(self, condition: Condition) -> dict[FieldOf, _Texts]:
-        """Fields, and the texts of which one has to be theirs wherever the condition holds."""
-        if isinstance(condition, Named):
-            return self._implied(self._names.macro(condition.name))
-        members = _membership(condition)
-        if members is not None:
-            return dict([members])
-        if isinstance(condition, And):
-            found: dict[FieldOf, _Texts] = {}
-            for part in condition.parts:
-                for field, texts in self._implied(part).items():
-                    if field not in found or len(texts) < len(found[field]):
-                        found[field] = texts
-            return found
-        if isinstance(condition, Or):
-            first, *others = map(self._implied, condition.parts)
-            common = {field: dict(texts) for field, texts in first.items()}
-            for other in others:
-                for field in tuple(common):
-                    if field in other:
-                        common[field].update(other[field])
-                    else:
-                        del common[field]
-            return common
-        return {}
+    Not by what a macro stands for: that may be changed on a host, and the gate would not know.
+    """
+    members = _membership(condition)
+    if members is not None:
+        return dict([members])
+    if isinstance(condition, And):
+        found: dict[FieldOf, _Texts] = {}
+        for part in condition.parts:
+            for field, texts in _implied(part).items():
+                if field not in found or len(texts) < len(found[field]):
+                    found[field] = texts
+        return found
+    if isinstance(condition, Or):
+        first, *others = map(_implied, condition.parts)
+        common = {field: dict(texts) for field, texts in first.items()}
+        for other in others:
+            for field in tuple(common):
+                if field in other:
+                    common[field].update(other[field])
+                else:
+                    del common[field]
+        return common
+    return {}
 
 
 def _ordered(condition: Condition, costs: Costs) -> Condition:
