@@ -13,9 +13,11 @@ from sib_server.detection.bundles.failures import BundleContentError, NotReadyEr
 from sib_server.detection.bundles.publishing import Content, make_content
 from sib_server.detection.bundles.releases import Stage
 from sib_server.detection.rules.collect import Origin
+from sib_server.detection.rules.items import MacroItem
+from sib_server.detection.rules.reading import read_items
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from sib_server.detection.bundles.releases import Release
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _FOLDERS: Final = ("rules", "drills")
 # With a hyphen in bundles of SIB 0.1.0's first builds.
 _INDICATORS: Final = re.compile(rf"rules/\d+-{Origin.INTEL.value}[-.]")
+_SIB: Final = re.compile(rf"rules/\d+-{Origin.SIB.value}\.")
 _TAG_PREFIX: Final = "rules/80-"
 
 
@@ -80,14 +83,30 @@ def build(base: Mapping[str, bytes], tags: Mapping[str, Mapping[str, bytes]]) ->
     """The content of a bundle.
 
     Raises:
-        BundleContentError: a tag's file has the name of one that every host has.
+        BundleContentError: a tag's file has the name of one that every host has, or changes a
+            macro that the compiler has put into SIB's rules, which would do nothing.
         ArchiveError: see :func:`~.publishing.make_content`.
     """
+    put_in = {
+        macro for name, body in base.items() if _SIB.match(name) for macro in _macros(name, body)
+    }
     for part, files in tags.items():
         both = sorted(set(files) & set(base))
         if both:
             raise BundleContentError(f"{part} has {both[0]}, which every host has already")
+        for name, body in files.items():
+            if lost := sorted(put_in.intersection(_macros(name, body))):
+                raise BundleContentError(
+                    f"{name} changes {lost[0]}, which is put into SIB's rules already",
+                    "change the macro for all hosts, beside the folders of tags; or override the"
+                    " rules' conditions",
+                )
     return make_content(base, tags)
+
+
+def _macros(name: str, body: bytes) -> Iterator[str]:
+    items, _ = read_items(name, body)
+    return (item.name for item in items if isinstance(item, MacroItem))
 
 
 def with_indicators_of(

@@ -135,6 +135,19 @@ def test_indicators_are_renewed_without_what_is_still_at_work(server: Server) ->
     assert "bundle 3 is on trial with canaries" in refused.stderr
 
 
+def test_a_tags_file_that_would_change_nothing_is_refused(server: Server) -> None:
+    server.json("init")
+    web = server.directory / "rules.d" / "web"
+    web.mkdir(parents=True)
+    file = web / "more.yaml"
+    file.write_text("- list: sib_shells\n  items: [ours]\n  override: {items: append}\n")
+    assert server.json("build")["added"]
+    file.write_text("- macro: sib_expected_change\n  condition: proc.name = ours\n")
+    refused = server.run("build")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "more.yaml changes sib_expected_change" in refused.stderr
+
+
 def test_init_says_what_to_do_with_the_root_key(server: Server) -> None:
     assert "export-root" in server.run("init").output
 
