@@ -168,13 +168,14 @@ def compiled(loaded: Loaded) -> CompiledRules:
             numbers[file.origin] += 1
             name = _name(file.origin, numbers)
         files[name] = files.get(name, b"") + body
-    if decided := decided_documents(loaded.before, loaded.rules):
+    decided, findings = decided_documents(loaded.before, loaded.rules, orderer)
+    if decided:
         files[_DECIDED] = rules_file("what was decided about rules", decided)
     files |= {f"drills/{name}": body for name, body in loaded.sources.drill_files.items()}
     sources = loaded.sources
     found = lint(sources.files, loaded.rules, sources.sidecars, falco_known=sources.falco_known)
     return CompiledRules(
         dict(sorted(files.items())),
-        ordered([*loaded.findings, *found]),
+        ordered([*loaded.findings, *findings, *found]),
         loaded.entries,
     )

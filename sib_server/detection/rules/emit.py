@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.rules.collect import Origin
+from sib_server.detection.rules.findings import Finding
 from sib_server.detection.rules.items import (
     EngineItem,
     ListItem,
@@ -19,6 +20,7 @@ from sib_server.detection.rules.items import (
     PluginsItem,
     RuleItem,
 )
+from sib_server.detection.rules.tuned import TUNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -133,7 +135,8 @@ def _source_document(
             return None
         if defines:
             document["skip-if-unknown-filter"] = True
-    if _is_final(item, rules):
+    # The indicators' conditions are made in the order that suits their numbers.
+    if origin is not Origin.INTEL and _is_final(item, rules):
         document["condition"] = orderer.ordered(document["condition"])
     return document
 
@@ -162,18 +165,30 @@ def _is_final(item: Item, rules: RuleSet) -> bool:
     return known is not None and known.place == item.place and not known.changes
 
 
-def decided_documents(before: RuleSet, after: RuleSet) -> list[dict[str, Any]]:
+def decided_documents(
+    before: RuleSet, after: RuleSet, orderer: Orderer
+) -> tuple[list[dict[str, Any]], list[Finding]]:
     """What was decided about rules.
 
     Args:
         before: as all files say it.
         after: with decisions.
+        orderer: which knows what of the Falco project's was left out.
+
+    Returns:
+        Documents, and decisions that cannot be told to hosts.
     """
-    return [
-        _override(before.rules[name], rule)
-        for name, rule in after.rules.items()
-        if rule != before.rules[name]
-    ]
+    documents: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for name, rule in after.rules.items():
+        if rule == before.rules[name]:
+            continue
+        if rule.origin is Origin.FALCO and not orderer.reads(rule.condition.value):
+            reason = "this SIB cannot read the rule, so what was decided about it reaches no host"
+            findings.append(Finding(rule.place, name, TUNING, reason))
+            continue
+        documents.append(_override(before.rules[name], rule))
+    return documents, findings
 
 
 def _override(was: Rule, rule: Rule) -> dict[str, Any]:

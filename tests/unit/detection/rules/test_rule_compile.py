@@ -86,6 +86,14 @@ def test_the_projects_rules_go_with_the_others_so_that_any_host_can_load_them(
     assert rule["skip-if-unknown-filter"] is True
 
 
+def test_a_decision_that_no_host_would_hear_of_is_an_error(place: Place) -> None:
+    place.write("falco/falco_rules.yaml", FALCO + PLUGINS)
+    place.switch("Newer", enabled=False)
+    (error,) = place.compile().errors
+    assert (error.rule, error.lint) == ("Newer", "tuning")
+    assert "reaches no host" in error.reason
+
+
 def test_decisions_about_the_projects_rules_are_overrides(place: Place) -> None:
     place.switch("Stock shell", enabled=False)
     place.tune("Stock shell", "names", ("proc.pname",), "cron job")
