@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sib_protocol.drills.engine import Falco, falco_settings, falco_version
+from sib_protocol.drills.engine import falco_settings, falco_version
 from tests.bench.load import machine
 from tests.bench.rules import mixed
+from tests.support.engine import RecordingFalco
 
 RULES = 60
 STARTED = "evt.type in (execve, execveat)"
@@ -49,19 +50,6 @@ CHECKS: dict[str, tuple[str, ...]] = {
 """By the events that are asked; none of them holds for any."""
 
 
-class Recording(Falco):
-    """Writes what it sees into a file, from its first alert on."""
-
-    def settings(self) -> dict[str, Any]:
-        capture = {
-            "enabled": True,
-            "path_prefix": str(self.log.with_name("recorded")),
-            "mode": "all_rules",
-            "default_duration": 600_000,
-        }
-        return {**super().settings(), "capture": capture}
-
-
 def run(seconds: float, rounds: int) -> dict[str, Any]:
     """Measure.
 
@@ -78,7 +66,7 @@ def run(seconds: float, rounds: int) -> dict[str, Any]:
         wanted = folder / "wanted.yaml"
         # So that the record has all that is asked for.
         wanted.write_text(rules(" or ".join(CHECKS) + " and evt.num = 0", 1))
-        with Recording(program, [wanted], folder) as falco:
+        with RecordingFalco(program, [wanted], folder) as falco:
             mixed(seconds, folder)
             falco.settle()
         (recorded,) = folder.glob("recorded*.scap")

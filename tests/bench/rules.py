@@ -26,13 +26,10 @@ from sib_agent.settings import AgentSettings
 from sib_agent.setup.falco_config import FalcoFiles, render_falco
 from sib_protocol.drills.engine import Falco, falco_version
 from sib_protocol.drills.marks import FIELD, Mark, new_run
-from sib_server.detection.rules.compile import compile_rules
-from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.detection.rules.testing import find_plugins
-from sib_server.settings import ServerSettings
 from tests.bench.load import exact_cpu_seconds, machine, rss_mib
 from tests.noise.__main__ import work
-from tests.support.engine import ROOT, SHIPPED, rule_files
+from tests.support.engine import ROOT, compiled_files, rule_files
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Debian's. A program is tried in each folder until it is found, and Falco sees each try."""
@@ -220,7 +217,7 @@ def run(
         variants: list[dict[str, Sequence[Path]]] = [
             {
                 "falco": [stock],
-                "falco and sib": [stock, *as_compiled(stock, Path(name))],
+                "falco and sib": [stock, *compiled_files(Path(name), stock)],
                 "falco and sib as written": [stock, *written],
             }
         ]
@@ -243,19 +240,3 @@ def run(
                     program, some, "falco", load=load, rounds=rounds, seconds=seconds
                 )
     return result
-
-
-def as_compiled(stock: Path, folder: Path) -> list[Path]:
-    """The files of a bundle with SIB's rules and the project's, as hosts get them."""
-    empty = folder / "empty"
-    empty.mkdir()
-    detection = DetectionSettings(
-        own_rules=empty, falco_rules=stock, directory=empty, shipped_rules=SHIPPED
-    )
-    files = compile_rules(ServerSettings(detection=detection)).checked().files
-    found = []
-    for name in sorted(files):
-        if name.startswith("rules/"):
-            found.append(folder / Path(name).name)
-            found[-1].write_bytes(files[name])
-    return found

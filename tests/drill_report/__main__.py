@@ -12,23 +12,13 @@ from pathlib import Path
 import yaml
 
 from sib_server.detection.rules.proofs import SHIPPED_NAME, Proofs, save_proofs
-from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.detection.rules.testing import Trial, find_plugins, prepare, run_trial
-from sib_server.settings import ServerSettings
 from tests.drill_report.report import Runs, beside, rule_rows, text_of
 from tests.noise.figures import load_figures, rules_digest
-from tests.support.engine import ROOT, SHIPPED, rule_files
+from tests.support.engine import ROOT, SHIPPED, rule_files, shipped_settings
 
 REPORT = ROOT / "docs" / "detection-report.md"
 NOISE = ROOT / "docs" / "noise.json"
-
-
-def shipped_settings(empty: Path) -> ServerSettings:
-    """Nothing but SIB's own rules."""
-    detection = DetectionSettings(
-        own_rules=empty, falco_rules=empty, directory=empty, shipped_rules=SHIPPED
-    )
-    return ServerSettings(detection=detection)
 
 
 def overlap(trial: Trial, program: Path) -> dict[str, list[str]] | None:
@@ -55,7 +45,7 @@ def main() -> int:
         print("skipped: needs root and a Falco (SIB_COMPONENTS)")
         return 0
     with tempfile.TemporaryDirectory(prefix="sib-empty-") as empty:
-        trial = prepare(shipped_settings(Path(empty)), [])
+        trial = prepare(shipped_settings(Path(empty), Path(empty)), [])
         report = run_trial(trial, program)
         others = overlap(trial, program)
     save_proofs(SHIPPED.parent / SHIPPED_NAME, Proofs(dict(sorted(report.proofs.items()))))

@@ -6,56 +6,23 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from sib_protocol.drills.engine import Falco, complaints, falco_settings
+from sib_protocol.drills.engine import complaints, falco_settings
 from sib_protocol.drills.trial import try_rules
 from sib_protocol.drills.verdicts import plan
-from sib_server.detection.rules.compile import compile_rules
 from sib_server.detection.rules.testing import prepare
-from sib_server.settings import ServerSettings
 from tests.support.components import component
-from tests.support.engine import SHIPPED, live_falco, rule_files
+from tests.support.engine import (
+    RecordingFalco,
+    compiled_files,
+    live_falco,
+    rule_files,
+    shipped_settings,
+)
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class RecordingFalco(Falco):
-    """Writes what it sees into a file, from its first alert on."""
-
-    def settings(self) -> dict[str, Any]:
-        capture = {
-            "enabled": True,
-            "path_prefix": str(self.log.with_name("recorded")),
-            "mode": "all_rules",
-            "default_duration": 240_000,
-        }
-        return {**super().settings(), "capture": capture}
-
-
-def settings(empty: Path, falco_rules: Path) -> ServerSettings:
-    plain = ServerSettings()
-    detection = msgspec.structs.replace(
-        plain.detection,
-        own_rules=empty,
-        falco_rules=falco_rules,
-        directory=empty,
-        shipped_rules=SHIPPED,
-    )
-    return msgspec.structs.replace(plain, detection=detection)
-
-
-def compiled(folder: Path, falco_rules: Path) -> list[Path]:
-    empty = folder / "empty"
-    empty.mkdir()
-    files = compile_rules(settings(empty, falco_rules)).checked().files
-    found = [folder / Path(name).name for name in sorted(files) if name.startswith("rules/")]
-    for path in found:
-        path.write_bytes(files[f"rules/{path.name}"])
-    return found
 
 
 def replayed(
@@ -80,8 +47,8 @@ def test_compiled_rules_fire_where_the_written_ones_do(tmp_path: Path) -> None:
     program = live_falco()
     stock = component("falco", "rules", "falco_rules.yaml")
     plugins = component("falco", "plugins", "libcontainer.so").parent
-    made = compiled(tmp_path, stock)
-    trial = prepare(settings(tmp_path / "empty", tmp_path / "empty"), ())
+    made = compiled_files(tmp_path, stock)
+    trial = prepare(shipped_settings(tmp_path / "empty", tmp_path / "empty"), ())
     with RecordingFalco(program, [stock], tmp_path, plugins) as falco:
         try_rules(falco, plan(trial.drills, quiet=True), trial.ours)
     (recorded,) = tmp_path.glob("recorded*.scap")
@@ -97,7 +64,7 @@ def test_compiled_rules_fire_where_the_written_ones_do(tmp_path: Path) -> None:
 
 
 def test_the_projects_rules_are_taken_by_a_host_without_the_plugin(tmp_path: Path) -> None:
-    made = compiled(tmp_path, component("falco", "rules", "falco_rules.yaml"))
+    made = compiled_files(tmp_path, component("falco", "rules", "falco_rules.yaml"))
     found = complaints(component("falco", "falco"), made, tmp_path)
     # Rules that name a container's fields are left out there, and told; nothing is refused.
     assert found
