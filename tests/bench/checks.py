@@ -65,7 +65,7 @@ def run(seconds: float, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         wanted = folder / "wanted.yaml"
         # So that the record has all that is asked for.
-        wanted.write_text(rules(" or ".join(CHECKS) + " and evt.num = 0", 1))
+        wanted.write_text(rules(f"({' or '.join(CHECKS)}) and evt.num = 0", 1))
         with RecordingFalco(program, [wanted], folder) as falco:
             mixed(seconds, folder)
             falco.settle()

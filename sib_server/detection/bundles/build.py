@@ -87,9 +87,9 @@ def build(base: Mapping[str, bytes], tags: Mapping[str, Mapping[str, bytes]]) ->
             macro that the compiler has put into SIB's rules, which would do nothing.
         ArchiveError: see :func:`~.publishing.make_content`.
     """
-    put_in = {
-        macro for name, body in base.items() if _SIB.match(name) for macro in _macros(name, body)
-    }
+    # SIB's rules are read again only where there is a tag's file to hold against them.
+    sibs = [(name, body) for name, body in base.items() if tags and _SIB.match(name)]
+    put_in = {macro for name, body in sibs for macro in _macros(name, body)}
     for part, files in tags.items():
         both = sorted(set(files) & set(base))
         if both:
