@@ -59,6 +59,25 @@ find_python() {
     return 1
 }
 
+PIP_QUIET="--quiet --disable-pip-version-check --no-input"
+
+# install_lock VENV LOCK: install what the lock says, and nothing that was published since. A lock is whole, so pip is
+# not let resolve: for a package wanted with an extra (coverage[toml]) it would look at the newest, whose hash no lock
+# has. No isolation: what a source distribution is built with is locked, too.
+install_lock() {
+    # shellcheck disable=SC2086  # a list of words on purpose
+    "$1/bin/pip" $PIP_QUIET install --require-hashes --no-deps --no-build-isolation -r "$2"
+}
+
+# need_whole VENV: fail where something installed lacks what it needs.
+need_whole() {
+    lacking="$("$1/bin/pip" --disable-pip-version-check check)" || {
+        say "error: $1 is not whole:" "$lacking"
+        say "  try: remove it and run this again; if that changes nothing, lock anew as CONTRIBUTING.md says"
+        return 1
+    }
+}
+
 # environment LOCK...: make .venv hold what the locks in requirements/ say, and SIB itself.
 environment() {
     stamp=.venv/.installed
@@ -72,12 +91,12 @@ environment() {
     fi
     [ -x .venv/bin/pip ] || "$python" -m venv .venv
     say "installing dependencies into .venv (once)"
-    pip=".venv/bin/pip --quiet --disable-pip-version-check --no-input install"
-    $pip --require-hashes -r requirements/build.txt
+    install_lock .venv requirements/build.txt
     for lock in "$@"; do
-        # No isolation: what a source distribution is built with is locked, too.
-        $pip --require-hashes --no-build-isolation -r "$lock"
+        install_lock .venv "$lock"
     done
-    $pip --no-deps --no-build-isolation --editable .
+    # shellcheck disable=SC2086  # a list of words on purpose
+    .venv/bin/pip $PIP_QUIET install --no-deps --no-build-isolation --editable .
+    need_whole .venv
     printf '%s\n' "$wanted" >"$stamp"
 }
