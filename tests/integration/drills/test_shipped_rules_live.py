@@ -14,8 +14,8 @@ from sib_protocol.drills.parsing import load_drills
 from sib_protocol.errors import ExitCode
 from sib_server.detection.rules.proofs import SHIPPED_NAME, load_proofs
 from sib_server.detection.rules.testing import prepare, run_trial
-from tests.drill_report.__main__ import REPORT, shipped_settings
-from tests.support.engine import SHIPPED, live_falco
+from tests.drill_report.__main__ import REPORT
+from tests.support.engine import SHIPPED, live_falco, shipped_settings
 from tests.support.lab import Server
 
 pytestmark = pytest.mark.timeout(300)
@@ -24,7 +24,7 @@ SAMPLE = 25
 
 def test_every_shipped_rule_is_proven_as_it_is(tmp_path: Path) -> None:
     """The proof beside the rules is of these very rules and drills."""
-    trial = prepare(shipped_settings(tmp_path), [])
+    trial = prepare(shipped_settings(tmp_path, tmp_path), [])
     proofs = load_proofs(SHIPPED.parent / SHIPPED_NAME).proofs
     stale = [
         drill.id
@@ -52,7 +52,7 @@ def test_a_sample_fires_and_stays_quiet(tmp_path: Path) -> None:
     ids = sorted(drill.id for drill in load_drills(SHIPPED))
     # Another sample each day the version changes, the same one in a run and its repeat.
     sample = random.Random(len(ids)).sample(ids, SAMPLE)
-    report = run_trial(prepare(shipped_settings(tmp_path), [], sample), falco)
+    report = run_trial(prepare(shipped_settings(tmp_path, tmp_path), [], sample), falco)
     wrong = [one for one in report.verdicts if not one.result.is_well]
     assert wrong == []
     assert len(report.proofs) == SAMPLE
