@@ -8,6 +8,10 @@ with expensive methods", 1998).
 
 Falco finds the event types of a rule in its condition wherever they are named, so the check of
 them, which holds for nearly all that the rule is handed, comes last.
+
+A file that is loaded later may append to the text of a condition (`and not proc.name = x`). What it
+appends binds as it did: brackets around all of a condition stay, and where alternatives stand
+without brackets the last of them, which an `and` would join, stays the last.
 """
 
 from __future__ import annotations
@@ -81,10 +85,18 @@ class Orderer:
             return text
         if sum(1 for _ in checks(resolved)) > MAX_CHECKS:
             return text
-        condition = self._put_in(condition)
         named = event_types(resolved)
         costs = Costs(self._names, frozenset() if named.inverted else named.names)
-        return write(_ordered(_gated(_flat(condition)), costs))
+        if isinstance(condition, Or) and _is_open(text):
+            *parts, last = condition.parts
+            first = self._cheapest(_joined(Or, parts), costs)
+            firsts = first.parts if isinstance(first, Or) else (first,)
+            return write(Or((*firsts, self._cheapest(last, costs))))
+        cheapest = self._cheapest(condition, costs)
+        return f"({write(cheapest)})" if isinstance(cheapest, Or) else write(cheapest)
+
+    def _cheapest(self, condition: Condition, costs: Costs) -> Condition:
+        return _ordered(_gated(_flat(self._put_in(condition))), costs)
 
     def _put_in(self, condition: Condition) -> Condition:
         """With SIB's own macros put in, whose parts can then be ordered among the others."""
@@ -95,6 +107,11 @@ class Orderer:
         if isinstance(condition, And | Or):
             return type(condition)(tuple(map(self._put_in, condition.parts)))
         return condition
+
+
+def _is_open(alternatives: str) -> bool:
+    """Whether they stand without brackets, so that an appended `and` joins the last of them."""
+    return isinstance(parse(f"{alternatives} and evt.num exists"), Or)
 
 
 def _flat(condition: Condition) -> Condition:

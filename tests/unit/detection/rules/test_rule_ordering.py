@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +95,13 @@ conditions: st.SearchStrategy[Condition] = st.recursive(
     max_leaves=12,
 )
 events = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(TEXTS))
+MANY_EVENTS = [
+    dict.fromkeys(some, text)
+    for text in ("sh", "x", "execve")
+    for size in range(len(FIELDS) + 1)
+    for some in itertools.combinations(FIELDS, size)
+]
+"""Each field there or not."""
 
 
 def holds(condition: Condition, event: Mapping[str, str]) -> bool:
@@ -132,6 +140,18 @@ def test_the_order_changes_no_meaning(
     assert ORDERER.ordered(write(condition)) == ordered
 
 
+@given(conditions, st.booleans(), st.sampled_from(["and", "or"]), st.sampled_from(FIELDS))
+def test_what_a_later_file_appends_binds_as_it_did(
+    condition: Condition, bracketed: bool, word: str, field: str
+) -> None:
+    text = f"({write(condition)})" if bracketed else write(condition)
+    added = f"{word} not {field} exists"
+    before = RESOLVER.resolved(parse(f"{text} {added}"))
+    after = RESOLVER.resolved(parse(f"{ORDERER.ordered(text)} {added}"))
+    for event in MANY_EVENTS:
+        assert holds(before, event) == holds(after, event), ORDERER.ordered(text)
+
+
 @pytest.mark.parametrize(
     ("written", "ordered"),
     [
@@ -147,7 +167,7 @@ def test_the_order_changes_no_meaning(
         ),
         # Alternatives of which each names programs are not tried for other programs.
         (
-            "(proc.name = a and user.uid = 0) or (proc.name in (c, shells) and user.uid = 1)",
+            "((proc.name = a and user.uid = 0) or (proc.name in (c, shells) and user.uid = 1))",
             "proc.name in (a, c, shells) and ((proc.name = a and user.uid = 0)"
             " or (proc.name in (c, shells) and user.uid = 1))",
         ),
@@ -157,7 +177,7 @@ def test_the_order_changes_no_meaning(
             "(user.uid = 0 and own) or (proc.name = cat and user.uid = 1)",
         ),
         # One set for several of one field; `=` of a list's name is not Falco's language.
-        ("proc.name in (shells) or proc.name = y", "proc.name in (shells, y)"),
+        ("(proc.name in (shells) or proc.name = y)", "proc.name in (shells, y)"),
         ("proc.name in (shells)", "proc.name in (shells)"),
         # What is likely decides early.
         (
@@ -168,6 +188,11 @@ def test_the_order_changes_no_meaning(
         ("not (not (user.uid = 0))", "user.uid = 0"),
         ("proc.name = a and (user.uid = 0 and (proc.tty = 0))",
          "proc.name = a and user.uid = 0 and proc.tty = 0"),
+        # But not those that keep what a later file appends from the last alternative; where there
+        # are none, it stays the last.
+        ("(proc.aname = a or user.uid = 0)", "(user.uid = 0 or proc.aname = a)"),
+        ("proc.aname = a or user.uid = 0 or proc.aname = b or fd.name = /x",
+         "user.uid = 0 or proc.aname in (a, b) or fd.name = /x"),
         # What cannot be read is somebody else's to find.
         ("unknown and evt.type = open", "unknown and evt.type = open"),
         ("(", "("),
