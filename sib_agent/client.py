@@ -187,6 +187,11 @@ class ServerClient:
         """``GET``; see :meth:`_send`."""
         return self._send("GET", path, None, {})
 
+    def _places(self) -> list[int]:
+        """In what order the servers are tried; a copy, since another thread may prefer another."""
+        start, many = self._preferred, len(self._servers)
+        return [(start + step) % many for step in range(many)]
+
     def stream(self, path: str, end: float) -> Iterator[bytes]:
         """``GET`` something large in pieces, from the first server that can be reached.
 
@@ -199,8 +204,7 @@ class ServerClient:
             ServerBusyError, ServerRefusedError: see :meth:`_send`.
         """
         failure: ServerUnreachableError | None = None
-        for step in range(len(self._servers)):
-            place = (self._preferred + step) % len(self._servers)
+        for place in self._places():
             server = self._servers[place]
             try:
                 response = self._pool.request(
@@ -228,15 +232,16 @@ class ServerClient:
             ServerRefusedError: one refuses.
         """
         failure: ServerUnreachableError | None = None
-        for step in range(len(self._servers)):
-            place = (self._preferred + step) % len(self._servers)
+        for place in self._places():
             try:
                 answer = self._send_to(self._servers[place], method, path, body, headers)
             except ServerUnreachableError as error:
                 failure = error
                 continue
-            finally:
+            except (ServerBusyError, ServerRefusedError):
                 self._preferred = place
+                raise
+            self._preferred = place
             return answer
         assert failure is not None  # noqa: S101  (there is at least one server)
         raise failure

@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from urllib3.exceptions import InsecureRequestWarning
 
 from sib_agent.client import ServerClient, ServerRefusedError, ServerUnreachableError
@@ -93,7 +94,8 @@ class UnusableAnswerError(SibError):
 def fetch_ca(token: EnrollmentToken) -> str:
     """The CA of the server that made a token, PEM; proven by the token's pin.
 
-    Nothing secret is sent before that.
+    Nothing secret is sent before that. What came is not handed on but the one certificate that was
+    proven: behind the right CA, which everybody may have, there may stand another one.
 
     Raises:
         PinMismatchError: another CA.
@@ -109,12 +111,13 @@ def fetch_ca(token: EnrollmentToken) -> str:
     finally:
         client.close()
     try:
-        found = certificate_pin(x509.load_pem_x509_certificate(text.encode()))
+        authority = x509.load_pem_x509_certificate(text.encode())
     except ValueError as error:
         raise UnusableAnswerError("it is not a CA certificate") from error
+    found = certificate_pin(authority)
     if found != token.pin:
         raise PinMismatchError(token.servers[0], token.pin, found)
-    return text
+    return authority.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def enroll(token: EnrollmentToken, host_name: HostName, store: IdentityStore) -> Identity:

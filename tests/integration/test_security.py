@@ -298,10 +298,10 @@ def test_guessing_is_slowed_down_and_tells_nothing(server: Server) -> None:
 class Impostor:
     """Answers over TLS at an address that a token names, and writes down all it hears."""
 
-    def __init__(self, directory: Path, ca_answer: str | None = None) -> None:
+    def __init__(self, directory: Path, *, before: str = "", own: bool = True) -> None:
         authority = Authority.create(directory / "impostor", "lab")
         made = authority.server_certificate(["127.0.0.1"])
-        self._answer = (ca_answer or authority.certificate_pem).encode()
+        self._answer = (before + (authority.certificate_pem if own else "")).encode()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(made.certificate_path, made.key_path)
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -335,12 +335,15 @@ class Impostor:
         self._thread.join(10)
 
 
-@pytest.mark.parametrize("relays_the_real_ca", [False, True])
+@pytest.mark.parametrize(
+    ("relays_the_real_ca", "shows_its_own"), [(False, True), (True, False), (True, True)]
+)
 def test_an_impostor_learns_nothing_secret(
-    shared: Server, tmp_path: Path, relays_the_real_ca: bool
+    shared: Server, tmp_path: Path, relays_the_real_ca: bool, shows_its_own: bool
 ) -> None:
-    ca = shared.authority.certificate_pem if relays_the_real_ca else None
-    impostor = Impostor(tmp_path, ca)
+    # Everybody may have the real one. Its own behind that must not be trusted along with it.
+    before = shared.authority.certificate_pem if relays_the_real_ca else ""
+    impostor = Impostor(tmp_path, before=before, own=shows_its_own)
     real = EnrollmentToken.parse(shared.token())
     token = EnrollmentToken((f"https://127.0.0.1:{impostor.port}",), real.pin, real.id, real.secret)
     agent = Agent(tmp_path / "agent", f"web-{next(names)}")

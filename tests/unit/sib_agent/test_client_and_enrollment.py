@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -194,6 +194,22 @@ def test_the_next_server_is_tried_and_remembered(scripted: Scripted) -> None:
     assert caught.value.server == dead
     assert not caught.value.handshake
     lonely.close()
+
+
+@pytest.mark.parametrize("many", [2, 3, 4])
+def test_every_server_is_tried_however_many_are_dead(scripted: Scripted, many: int) -> None:
+    with ExitStack() as stack:
+        dead = []
+        for _ in range(many):
+            # Bound and never listening: nobody else gets the port, and connecting is refused.
+            taken = stack.enter_context(socket.socket())
+            taken.bind(("127.0.0.1", 0))
+            dead.append(f"https://127.0.0.1:{taken.getsockname()[1]}")
+        client = scripted.client(*dead, scripted.url)
+        scripted.answers = [http(b"1"), http(b"2")]
+        assert client.get("/").body == b"1"
+        assert b"".join(client.stream("/", time.monotonic() + 30)) == b"2"
+        client.close()
 
 
 def test_another_ca_s_server_is_not_spoken_to(scripted: Scripted, tmp_path: Path) -> None:
