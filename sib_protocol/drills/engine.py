@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from sib_protocol.drills.marks import Alert
 
 READY_S: Final = 90.0
@@ -156,7 +158,7 @@ class Falco:
         assert self._process is not None  # noqa: S101 - between start and stop
         return self._process.pid
 
-    def __enter__(self) -> Falco:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -98,7 +98,14 @@ def throughput(
     deadline = time.monotonic() + 120
     while count(server) < writer.written and time.monotonic() < deadline:
         time.sleep(0.25)
-    result = {
+    cpu = {
+        "server": round(after["server"] - before["server"], 2),
+        "agents": round(
+            sum(after[name] - before[name] for name in after if name.startswith("agent")), 2
+        ),
+        "loki": round(after["loki"] - before["loki"], 2) if "loki" in after else None,
+    }
+    result: dict[str, Any] = {
         "agents": agents,
         "seconds": round(end - start, 1),
         "offered_per_second": rate,
@@ -106,22 +113,15 @@ def throughput(
         "stored": stored(server),
         "delivered": delivered(server) if loki is not None else None,
         "events_per_second": round(in_time / (end - start)),
-        "cpu_seconds": {
-            "server": round(after["server"] - before["server"], 2),
-            "agents": round(
-                sum(after[name] - before[name] for name in after if name.startswith("agent")), 2
-            ),
-            "loki": round(after["loki"] - before["loki"], 2) if "loki" in after else None,
+        "cpu_seconds": cpu,
+        "cpu_microseconds_per_event": {
+            name: round(value / max(1, in_time) * 1e6, 2)
+            for name, value in cpu.items()
+            if value is not None
         },
-        "cpu_microseconds_per_event": {},
         "peak_rss_mib_all": round(most),
         "server_rss_mib": round(rss_mib(programs["server"])),
         "agent_rss_mib": round(rss_mib(programs["agent-0"]), 1),
-    }
-    result["cpu_microseconds_per_event"] = {
-        name: round(value / max(1, in_time) * 1e6, 2)
-        for name, value in result["cpu_seconds"].items()
-        if value is not None
     }
     for agent in fleet:
         agent.stop()

@@ -23,7 +23,7 @@ import resource
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sib_protocol.events import summarize
@@ -113,7 +113,7 @@ def bench_store(count: int) -> dict[str, object]:
         opened = time.perf_counter() - start
         kept = resident() - before
         lookups = {f"{k}_us": round(rate(index.matches, v), 2) for k, v in asked.items()}
-        result = {
+        result: dict[str, object] = {
             "indicators": len(index),
             "file_mb": round((directory / FILE_NAME).stat().st_size / 1e6, 1),
             "write_new_s": round(first, 2),
@@ -126,7 +126,7 @@ def bench_store(count: int) -> dict[str, object]:
     return result
 
 
-def dictionary(known: dict[tuple[int, str], object]) -> Callable[[Observable], object]:
+def dictionary(known: Mapping[tuple[int, str], object]) -> Callable[[Observable], object]:
     return lambda o: known.get((o.kind.code, o.value))
 
 

@@ -128,7 +128,7 @@ def once(
     """One round: a Falco for each variant, all at once, and so the same load for all."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="sib-bench-")))
-        engines: dict[str, Falco] = {}
+        engines: dict[str, HostFalco] = {}
         for number, (name, files) in enumerate(variants.items()):
             place = folder / str(number)
             place.mkdir()
@@ -169,7 +169,7 @@ def compare(
     """Rounds of all variants, started in the other order each time, against one of them."""
     taken: list[dict[str, dict[str, float]]] = []
     for turn in range(rounds):
-        names = list(variants) if turn % 2 == 0 else list(reversed(variants))
+        names = list(variants) if turn % 2 == 0 else list(reversed(list(variants)))
         taken.append(once(program, {name: variants[name] for name in names}, LOADS[load], seconds))
         print(f"{load} {turn + 1}/{rounds}: {taken[-1]}", file=sys.stderr)
     before = [one[base] for one in taken]

@@ -114,19 +114,23 @@ class Faults:
             scene.kept[fault.target].kill(fault.seconds)
             return None
         if kind in _MODES:
-            return self._way(fault, Plan(_MODES[kind]))
+            self._way(fault, Plan(_MODES[kind]))
+            return None
         if kind is Kind.TOO_MANY:
             # What Loki says of a rate, and any proxy of any reason.
             headers = {"Retry-After": "1"}
-            return self._way(fault, Plan(Mode.ANSWER, http_answer(429, "too many\n", headers)))
+            self._way(fault, Plan(Mode.ANSWER, http_answer(429, "too many\n", headers)))
+            return None
         if kind is Kind.BROKEN:
-            return self._way(fault, Plan(Mode.ANSWER, http_answer(500, "rpc error: code = X\n")))
+            self._way(fault, Plan(Mode.ANSWER, http_answer(500, "rpc error: code = X\n")))
+            return None
         if kind in (Kind.TOO_OLD, Kind.TOO_FAR_BEHIND):
             assert fault.target == TO_LOKI
             text = (too_old if kind is Kind.TOO_OLD else too_far_behind)(
                 scene.host_name, time.time()
             )
-            return self._way(fault, Plan(Mode.ANSWER, http_answer(400, text), once=True))
+            self._way(fault, Plan(Mode.ANSWER, http_answer(400, text), once=True))
+            return None
         if kind is Kind.DISK_FULL:
             return self._fill(fault)
         if kind is Kind.RENAMED:
@@ -135,7 +139,8 @@ class Faults:
             return self._truncate()
         if kind is Kind.CLOCK:
             return self._clock(fault)
-        return self._for_a_while(fault, "webhook", self._set_down, lambda: self._set_down(up=True))
+        self._for_a_while(fault, "webhook", self._set_down, lambda: self._set_down(up=True))
+        return None
 
     def _set_down(self, *, up: bool = False) -> None:
         self._scene.receiver.down = not up

@@ -16,6 +16,7 @@ import urllib.parse
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Run:
         )
         self._keep(SERVER, self._server.arguments, self._server.log)
         for name, check in (("Loki", self._loki.is_up), ("sidekick", self._falcosidekick.is_up)):
-            assert wait_until(lambda up=check: _answers(up), 60), f"{name} did not come up"
+            assert wait_until(partial(_answers, check), 60), f"{name} did not come up"
         assert wait_until(self._server_is_up, 60), self._server.tail()
         self._agent.enroll(self._server.token())
         self._keep(AGENT, self._agent.arguments, self._agent.log)

@@ -197,7 +197,9 @@ class FakeLoki:
             return cut(request)
         return web.Response(status=204)
 
-    def _accept(self, streams: list[tuple[str, list[tuple[int, str, tuple]]]]) -> None:
+    def _accept(
+        self, streams: list[tuple[str, list[tuple[int, str, tuple[tuple[str, str], ...]]]]]
+    ) -> None:
         now = self.now_ns()
         problems: list[str] = []
         valid: list[tuple[tuple[tuple[str, str], ...], list[Entry]]] = []

@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -432,7 +433,7 @@ def test_a_server_that_is_busy_or_away_is_no_verdict(lab: Lab) -> None:
 
 def test_what_was_seen_is_on_disk_before_it_is_believed(lab: Lab) -> None:
     version = lab.publish()
-    with mock.patch.object(pulling.os, "fsync", wraps=pulling.os.fsync) as synced:
+    with mock.patch.object(os, "fsync", wraps=os.fsync) as synced:
         lab.pull(version)
     assert synced.call_count >= 4
     root = lab.identities.bundle_root()

@@ -24,10 +24,10 @@ from tests.support.components import (
     FakeFalcosidekickProgram,
     Falcosidekick,
     RealFalcosidekick,
-    free_port,
     get,
     post_json,
 )
+from tests.support.ports import free_port
 
 WEBHOOK = {"webhook": OutputExpectation()}
 BOTH = {"webhook": OutputExpectation(), "alertmanager": OutputExpectation("critical")}

@@ -356,7 +356,7 @@ def test_an_event_that_is_refused_for_no_known_reason_is_found_and_counted(tmp_p
                 return "something about it"
             return original(text, entry, now)  # type: ignore[arg-type]
 
-        fake._problem = picky  # type: ignore[method-assign, assignment]
+        fake._problem = picky  # type: ignore[method-assign]
         report = await sink.deliver([stored(n) for n in range(40)])
         assert report.refused == {"other": 1}
         assert report.accepted == 39

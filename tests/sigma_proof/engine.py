@@ -12,6 +12,9 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+from tests.sigma_proof.actions import Act
 
 HERE = Path(__file__).parent
 DEADLINE_S = 90.0
@@ -69,7 +72,7 @@ def validate(rules: str) -> list[str]:
     return said or ([] if done.returncode == 0 and found else [done.stderr.decode()[-500:]])
 
 
-def judge(rules: str, acts: list) -> list[tuple[Counter[str] | None, str | None]]:
+def judge(rules: str, acts: list[Act]) -> list[tuple[Counter[str] | None, str | None]]:
     """Do the acts under Falco's eyes.
 
     Returns:
@@ -136,7 +139,7 @@ def judge(rules: str, acts: list) -> list[tuple[Counter[str] | None, str | None]
     ]
 
 
-def _mark(path: str) -> dict:
+def _mark(path: str) -> dict[str, Any]:
     return {
         "image": path, "argv": ["mark"],
         "parent_image": "/opt/sib/parent", "parent_argv": ["parent"],
@@ -144,7 +147,7 @@ def _mark(path: str) -> dict:
     }  # fmt: skip
 
 
-def _sandbox(actor: Path, acts: list[dict]) -> list[dict]:
+def _sandbox(actor: Path, acts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     done = subprocess.run(
         (sys.executable, "-m", "tests.sigma_proof.sandbox", actor),
         input=json.dumps(acts).encode(),
@@ -155,14 +158,15 @@ def _sandbox(actor: Path, acts: list[dict]) -> list[dict]:
     )
     if done.returncode:
         raise RuntimeError(done.stderr.decode()[-2000:])
-    return json.loads(done.stdout)
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
 
 
 def _seen(alerts: Path, mark: str) -> bool:
     return f'"rule":"{mark}"'.encode() in alerts.read_bytes()
 
 
-def _wait(falco: subprocess.Popen, alerts: Path, mark: str) -> None:
+def _wait(falco: subprocess.Popen[bytes], alerts: Path, mark: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not _seen(alerts, mark):
         if time.monotonic() > deadline or falco.poll() is not None:

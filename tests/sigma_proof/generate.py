@@ -137,7 +137,7 @@ def matches(value: Any, text: str | None, *, anywhere: bool = False) -> bool:
         flags = re.DOTALL | (0 if isinstance(value, SigmaCasedString) else re.IGNORECASE)
         return (re.search if anywhere else re.fullmatch)(shape, text, flags) is not None
     if isinstance(value, SigmaRegularExpression):
-        flags = sum(value.sigma_to_python_flags[flag] for flag in value.flags)
+        flags = re.RegexFlag(sum(value.sigma_to_python_flags[flag] for flag in value.flags))
         return re.search(str(value.regexp), text, flags) is not None
     if isinstance(value, SigmaCIDRExpression):
         from ipaddress import ip_address  # noqa: PLC0415
@@ -258,7 +258,7 @@ def _spoilt(text: str) -> str:
 
 def sample_regex(expression: str) -> str:
     """A text in which an expression is found, by the shape of the expression."""
-    from re import _parser as parser  # noqa: PLC0415 - the only grammar of re that Python has
+    from re import _parser as parser  # type: ignore[attr-defined]  # noqa: PLC0415 - the only grammar of re that Python has
 
     return "".join(_sample(parser.parse(expression)))
 

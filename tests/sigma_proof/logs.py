@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sigma.collection import SigmaCollection
+from sigma.rule import SigmaRule
 from sigma.types import SigmaFieldReference
 
 from sib_server.detection.sigma.convert import Conversion, Target
@@ -157,7 +157,8 @@ def query(address: str, expression: str) -> list[dict[str, Any]]:
         answer = urllib.request.urlopen(f"{address}/loki/api/v1/query", data, timeout=60).read()
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{error.read().decode()}: {expression}") from error
-    return json.loads(answer)["data"]["result"]
+    found: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
+    return found
 
 
 def make(conversions: list[Conversion], each: int | None = None) -> list[Line]:
@@ -169,7 +170,7 @@ def make(conversions: list[Conversion], each: int | None = None) -> list[Line]:
         (document,) = yaml.safe_load_all(conversion.source)
         if "detection" not in document:
             continue
-        rule = SigmaCollection.from_dicts([document]).rules[0]
+        rule = SigmaRule.from_dict(document)
         service = rule.logsource.service or ""
         own: list[Line] = []
         for condition in rule.detection.parsed_condition:

@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
-from sigma.collection import SigmaCollection
+from sigma.rule import SigmaRule
 
 from sib_server.detection.sigma.collection import read_files
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
@@ -35,14 +36,16 @@ class Verdict:
     preview: bool
 
 
-def make(conversions: list[Conversion], each: int | None) -> list[tuple[Conversion, Act, dict]]:
+def make(
+    conversions: list[Conversion], each: int | None
+) -> list[tuple[Conversion, Act, dict[str, Any]]]:
     """Acts for every rule that Falco judges."""
     made = []
     for number, conversion in enumerate(conversions):
         if conversion.target is not Target.FALCO:
             continue
         (document,) = yaml.safe_load_all(conversion.source)
-        rule = SigmaCollection.from_dicts([document]).rules[0]
+        rule = SigmaRule.from_dict(document)
         kind = corpus_kind(rule)
         assert kind is not None
         seen = set()
@@ -74,7 +77,7 @@ def judge_conversions(conversions: list[Conversion], each: int | None = None) ->
         groups.setdefault(conversion.id, []).append(index)
     for indices in groups.values():
         document = made[indices[0]][2]
-        rule = SigmaCollection.from_dicts([document]).rules[0]
+        rule = SigmaRule.from_dict(document)
         events = [made[index][1].fields for index in indices]
         said = sqlite_judge(document, events)
         for index, reference in zip(indices, said, strict=True):

@@ -8,7 +8,7 @@ import sqlite3
 import warnings
 from typing import Any
 
-from sigma.backends.sqlite import sqliteBackend
+from sigma.backends.sqlite.sqlite import sqliteBackend
 from sigma.collection import SigmaCollection
 
 from tests.sigma_proof.generate import KEYWORDS
@@ -39,7 +39,7 @@ def _named(key: str) -> str:
     return "|".join([KEYWORDS, *before, *contains, *after])
 
 
-def sqlite_judge(document: dict, events: list[dict[str, str]]) -> list[bool]:
+def sqlite_judge(document: dict[str, Any], events: list[dict[str, str]]) -> list[bool]:
     """Judge events by a rule's YAML document."""
     changed = copy.deepcopy(document)
     changed["detection"] = {

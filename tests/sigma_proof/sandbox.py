@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_PRIVATE, MS_REC, MNT_DETACH = 1 << 18, 16384, 2
@@ -76,7 +77,7 @@ def specification(number: str, words: list[str]) -> str:
     return path
 
 
-def run(number: int, act: dict) -> dict:
+def run(number: int, act: dict[str, Any]) -> dict[str, Any]:
     """Do one act."""
     try:
         program(act["image"])

@@ -37,8 +37,10 @@ def merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in more.items():
         inner = merged.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        merged[key] = merge(inner, value) if both else value
+        if isinstance(value, dict) and isinstance(inner, dict):
+            merged[key] = merge(inner, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sib_server.detection.indicators.aggregate import Aggregate, collapse
+from sib_server.detection.indicators.exclusions import IPNetwork
 from sib_server.detection.indicators.networks import LEAF
 from sib_server.detection.indicators.rules import Shipment, Tier, rule_document
 from tests.bench.intel_falco import CONFIGURATION
@@ -51,18 +52,18 @@ NAMESPACE = (
 )
 
 
-def some_networks(draw: random.Random, version: int, count: int) -> list[ipaddress.IPv4Network]:
+def some_networks(draw: random.Random, version: int, count: int) -> list[IPNetwork]:
     """Dense here and scattered there: trees of several levels in every shape."""
     bits, low, high = (32, 0x0B, 0xDF) if version == 4 else (128, 0x2400, 0x2BFF)
     top = 8 if version == 4 else 16
-    made = set()
+    made: set[IPNetwork] = set()
     while len(made) < count:
         length = draw.choice([top + 4, top + 8, bits - 10, bits - 8, bits - 7, bits - 4])
         first = draw.randint(low, high) if draw.random() < 0.5 else high - 1
         base = first << (bits - top) | draw.getrandbits(bits - top) >> draw.choice([0, 8])
         base = base >> (bits - length) << (bits - length)
         made.add(ipaddress.ip_network((base.to_bytes(bits // 8, "big"), length)))
-    return collapse(made)  # type: ignore[return-value]
+    return collapse(made)
 
 
 def test_exactly_the_listed_networks_and_addresses_fire(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sib_protocol.drills.engine import Falco
-from sib_protocol.drills.records import read_drill_event
+from sib_protocol.drills.records import DrillRecord, read_drill_event
 from sib_protocol.drills.verdicts import Result
 from sib_protocol.errors import ExitCode
 from tests.support.engine import SHIPPED, live_falco, rule_files
@@ -67,10 +67,11 @@ def test_drills_are_followed_to_the_server(
     assert silent.returncode == ExitCode.INCOMPLETE
     assert "silent" in silent.stdout
 
-    def records() -> list[object]:
+    def records() -> list[DrillRecord]:
         done = server.cli("events", "search", "--json", "--rule", "SIB drill result")
         lines = [json.loads(line)["event"] for line in done.stdout.splitlines()]
-        return [read_drill_event(json.dumps(line).encode()) for line in lines]
+        read = [read_drill_event(json.dumps(line).encode()) for line in lines]
+        return [one for one in read if one is not None]
 
     wait_for("results on the server", lambda: len(records()) == len(wanted) + 1, 40)
     results = {record.id: record.result for record in records()}

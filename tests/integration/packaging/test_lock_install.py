@@ -57,7 +57,7 @@ def test_a_newer_release_of_a_package_with_an_extra_changes_nothing(
     wheel(tmp_path, "part", "1.1", "Provides-Extra: more")
     done = install(environment, lock, tmp_path)
     assert done.returncode == 0, done.stderr
-    frozen = [environment / "bin/pip", "freeze"]
+    frozen: list[str | Path] = [environment / "bin/pip", "freeze"]
     assert "part==1.0\n" in subprocess.check_output(frozen, text=True, timeout=60)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import hypothesis
 import pytest
@@ -169,7 +170,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @initialize(target=tokens)
     def first_token(self) -> ModelToken:
-        return self.make_token(timedelta(days=60), 6)
+        return self.new_token(timedelta(days=60), 6)
 
     @rule(
         target=tokens,
@@ -177,6 +178,9 @@ class FleetMachine(RuleBasedStateMachine):
         uses=st.integers(1, 3),
     )
     def make_token(self, ttl: timedelta, uses: int) -> ModelToken:
+        return self.new_token(ttl, uses)
+
+    def new_token(self, ttl: timedelta, uses: int) -> ModelToken:
         self.tick()
         for token in self.all_tokens:
             token.forgotten |= token.expires < self.now - 30 * DAY
@@ -287,10 +291,10 @@ class FleetMachine(RuleBasedStateMachine):
             assert isinstance(source, ModelToken)
             known = [c for h in self.hosts for c in h.certificates if c.request is request]
             # A request whose certificate is long forgotten meets the key's other guards.
-            wanted = TokenUnknownError if source.forgotten else TokenReplayedError
+            known_error = TokenUnknownError if source.forgotten else TokenReplayedError
             if all(certificate.forgotten for certificate in known):
                 return multiple()
-            self.outcome(wanted, lambda: self.world.fleet.enroll(request, remote="192.0.2.1"))
+            self.outcome(known_error, lambda: self.world.fleet.enroll(request, remote="192.0.2.1"))
             return multiple()
         assert isinstance(source, ModelCertificate)
         if isinstance(request, RenewExpired):
@@ -373,7 +377,7 @@ class FleetMachine(RuleBasedStateMachine):
 
 def test_the_service_does_what_its_model_does(state: StateDatabase, authority: Authority) -> None:
     run_state_machine_as_test(
-        lambda: FleetMachine(state, authority),
+        partial(FleetMachine, state, authority),  # type: ignore[arg-type]  # any factory does
         settings=hypothesis.settings(
             max_examples=60,
             stateful_step_count=50,

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from sib_server.pki import tokens as module
 from sib_server.pki.tokens import (
     TokenLimitsError,
     TokenNotFoundError,
@@ -41,7 +40,7 @@ def test_secrets_are_compared_in_constant_time_and_unknown_ids_take_the_same_way
         seen.append((stored, given))
         return real(stored, given)
 
-    monkeypatch.setattr(module.hmac, "compare_digest", watch)
+    monkeypatch.setattr(hmac, "compare_digest", watch)
     made = world.token()
     with world.state.read() as connection:
         with pytest.raises(TokenSecretError) as wrong:

@@ -46,8 +46,9 @@ def test_every_way_to_break_the_promise_is_seen() -> None:
     assert found.missing_in_sinks == {"loki": [2, 3, 4, 5], "webhook": []}
     assert found.numbers == [2, 3, 4, 5]
     assert found.as_json()["missing_in_loki"] == {"count": 4, "first": [2, 3, 4, 5]}
-    for only in ({"loki": {}}, {"webhook": {}}):
-        assert judge(written, lines, only)  # type: ignore[arg-type]
+    sinks: list[dict[str, dict[int, int]]] = [{"loki": {}}, {"webhook": {}}]
+    for only in sinks:
+        assert judge(written, lines, only)
 
 
 def test_every_line_keeps_its_number_within_what_loki_keeps() -> None:

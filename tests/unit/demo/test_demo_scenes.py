@@ -38,7 +38,7 @@ def test_events_are_falcos_in_form_and_told_apart(shipped: list[Template]) -> No
     events = make_events(shipped, seed=7, now_ns=NOW)
     assert events == make_events(shipped, seed=7, now_ns=NOW)
     assert {event.host for event in events} == set(HOSTS)
-    rules = Counter()
+    rules: Counter[str] = Counter()
     for event in events:
         alert = json.loads(event.line)
         summary = summarize(event.line)

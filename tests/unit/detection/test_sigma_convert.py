@@ -28,7 +28,7 @@ from sigma.types import (
 )
 
 from sib_server.detection.sigma.collection import RuleFile, parse, read_files
-from sib_server.detection.sigma.condition import And, Or, check, negate, quote, render
+from sib_server.detection.sigma.condition import And, Node, Or, check, negate, quote, render
 from sib_server.detection.sigma.convert import Conversion, Target, convert_files
 from sib_server.detection.sigma.errors import FalcoUnsupportedError, RuleRefusedError
 from sib_server.detection.sigma.falco import FalcoBackend
@@ -287,7 +287,7 @@ def test_a_rule_about_a_file_covers_each_way_to_make_one() -> None:
 
 def test_a_rule_about_connections() -> None:
     network = {"product": "linux", "category": "network_connection"}
-    event = {
+    event: dict[str, str | int] = {
         "evt.type": "connect",
         "fd.typechar": "4",
         "evt.res": "EINPROGRESS",
@@ -720,7 +720,7 @@ def test_conditions_are_written_as_falco_reads_them() -> None:
     for impossible in (And(()), Or(())):
         with pytest.raises(ValueError, match="always"):
             render(impossible)
-    deep = a
+    deep: Node = a
     for number in range(20):
         deep = And((b, Or((check("x.c", "=", str(number)), deep))))
     with pytest.raises(ValueError, match="nested deeper"):

@@ -8,6 +8,7 @@ The judge of Sigma's side is written here, from its specification; of Falco's si
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,7 @@ def sigma_says(wanted: Pattern, value: str) -> bool:
     return re.fullmatch(shape, value, flags) is not None
 
 
-def falco_says(node: Node, fields: dict[str, str | int]) -> bool:
+def falco_says(node: Node, fields: Mapping[str, str | int]) -> bool:
     if node in (TRUE, FALSE):
         return node == TRUE
     return compile_condition(render(node))(fields)
@@ -66,7 +67,7 @@ def test_a_command_line_is_the_arguments_joined_with_spaces(
     wanted: Pattern, argv: list[str]
 ) -> None:
     # As Falco has it: argv[0], a space, the rest joined.
-    fields = {
+    fields: dict[str, str | int] = {
         "proc.exe": argv[0],
         "proc.exeline": f"{argv[0]} {' '.join(argv[1:])}",
         "proc.cmdnargs": len(argv) - 1,

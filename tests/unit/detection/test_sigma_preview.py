@@ -4,7 +4,7 @@ import pytest
 
 from sib_server.detection.sigma.preview import ConditionSyntaxError, compile_condition
 
-EVENT = {
+EVENT: dict[str, str | int] = {
     "proc.name": "Bash",
     "proc.exepath": "/usr/bin/Bash",
     "fd.sport": 443,

@@ -14,7 +14,7 @@ from sib_protocol.errors import ExitCode, FileAccessError
 from sib_server.cli.sigma import sigma
 from sib_server.detection.sigma import collection
 from sib_server.detection.sigma.collection import RuleFile, read_files
-from sib_server.detection.sigma.convert import convert_files
+from sib_server.detection.sigma.convert import Conversion, convert_files
 from sib_server.detection.sigma.errors import CollectionError, RuleRefusedError, UnknownRuleError
 from sib_server.detection.sigma.store import (
     SigmaStore,
@@ -44,7 +44,7 @@ def rule(number: int, title: str = "T", **detection: object) -> str:
     )
 
 
-def conversions(*texts: str) -> list:
+def conversions(*texts: str) -> list[Conversion]:
     return convert_files([RuleFile(f"{n}.yml", text) for n, text in enumerate(texts)])
 
 

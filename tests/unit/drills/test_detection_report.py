@@ -80,7 +80,7 @@ def test_the_falco_projects_rules_are_told_apart() -> None:
     found = beside(
         [
             verdict("x-1", "Gone", Result.FIRED, Gone=1, Theirs=1),
-            verdict("x-2", "Loud", Result.FIRED, **{"Loud": 1, ARTEFACT: 3}),
+            verdict("x-2", "Loud", Result.FIRED, "", **{"Loud": 1, ARTEFACT: 3}),
             verdict("x-3", "Asked", Result.QUIET, "a case", Theirs=1),
         ],
         frozenset({"Gone", "Loud"}),

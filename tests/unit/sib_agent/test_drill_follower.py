@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sib_agent.drilling.drilling import Drilled, choose, report
-from sib_agent.drilling.follower import SpoolFollower
+from sib_agent.drilling.follower import SpooledLine, SpoolFollower
+from sib_agent.spool.records import SourcePosition
 from sib_agent.spool.spool import Spool
 from sib_protocol.drills.model import Act, Drill, Kind, QuietCase, RuleDrill
 from sib_protocol.drills.records import DrillRecord, drill_event, read_drill_event
@@ -37,14 +38,14 @@ def test_lines_are_read_once_in_order_with_their_numbers(
         spool = Spool.open(directory, quota_bytes=1 << 20, segment_bytes=segment)
         with closing(spool):
             for lines in before:
-                spool.append(lines, None)
+                spool.append(lines, SourcePosition(1, 1, 0, b""))
             first = spool.stats().next
             written: list[bytes] = []
-            read = []
+            read: list[SpooledLine] = []
             with closing(SpoolFollower(directory)) as follower:
                 for some in after:
                     lines = [line + b"x" * 3000 for line in some] if long else some
-                    spool.append(lines, None)
+                    spool.append(lines, SourcePosition(1, 1, 0, b""))
                     written += lines
                     read += follower.new_lines()
                     # What is acknowledged may be deleted meanwhile.

@@ -214,5 +214,5 @@ IntakeMachine.TestCase.settings = settings(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_sync")
-class TestIntakeMachine(IntakeMachine.TestCase):
+class TestIntakeMachine(IntakeMachine.TestCase):  # type: ignore[valid-type, misc]
     pass

@@ -258,7 +258,7 @@ def test_a_lost_newest_segment_falls_back_and_a_lost_spool_begins_anew(tmp_path:
     for number in range(6):
         spool.append([b"%d" % number + b"y" * 350], HERE)
     newest = max(tmp_path.glob("*.seg"))
-    spool.acknowledge(spool.next - 1)
+    spool.acknowledge(LineNumber(spool.next - 1))
     spool.close()
     newest.write_bytes(b"\0" * 50)
     spool = Spool.open(tmp_path, quota_bytes=8000, segment_bytes=2000)

@@ -318,5 +318,5 @@ SpoolMachine.TestCase.settings = settings(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_sync")
-class TestSpoolMachine(SpoolMachine.TestCase):
+class TestSpoolMachine(SpoolMachine.TestCase):  # type: ignore[valid-type, misc]
     pass

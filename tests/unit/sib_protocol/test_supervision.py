@@ -44,6 +44,7 @@ def test_systemd_hears_each_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         supervisor.alive()
         supervisor.stopping()
         heard = [listening.recv(1000).decode() for _ in range(5)]
+        assert supervisor._notifier is not None
         supervisor._notifier.socket.close()  # sdnotify has no way to close it
     assert heard[0] == "READY=1\nSTATUS=well and good"
     assert heard[1] == "STATUS=worse"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from sib_protocol.errors import ExitCode
 from sib_protocol.tokens import EnrollmentToken, TokenFormatError
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "servers": ["https://sib.example:8443", "https://[2001:db8::1]:8443"],
     "pin": "0123456789abcdef" * 4,
     "id": "0123456789abcdef",
@@ -28,7 +29,7 @@ def test_there_and_back_with_white_space() -> None:
         tuple(GOOD["servers"]),
         GOOD["pin"],
         GOOD["id"],
-        GOOD["secret"],  # type: ignore[arg-type]
+        GOOD["secret"],
     )
     assert EnrollmentToken.parse(token.text()) == token
     assert str(GOOD["secret"]) not in repr(token) + str(token)

@@ -41,7 +41,7 @@ words = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True).filter(
 field_names = st.lists(words, min_size=2, max_size=3).map(".".join)
 arguments = st.none() | st.from_regex(r"[a-z0-9.]{1,5}", fullmatch=True) | st.just("a b")
 field_nodes = st.builds(FieldOf, field_names, arguments)
-quoted = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
+quoted = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 plain = st.from_regex(r"[a-zA-Z0-9/_.*-]{1,8}", fullmatch=True).filter(
     lambda word: not word.startswith(("val", *MODIFIERS))
 )

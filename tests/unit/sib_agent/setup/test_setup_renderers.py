@@ -204,7 +204,8 @@ def test_rules_are_loaded_in_the_order_of_who_may_say_more() -> None:
 
 def test_events_carry_what_triage_needs_and_what_the_host_wants() -> None:
     def fields(made: AgentSettings, found: FalcoFiles) -> list[str]:
-        (entry,) = falco(made, found)["append_output"]  # type: ignore[misc, attr-defined]
+        appended: Any = falco(made, found)["append_output"]
+        (entry,) = appended
         named: list[str] = entry["extra_fields"]
         return named
 

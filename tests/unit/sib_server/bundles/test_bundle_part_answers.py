@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ class Server:
         routes = [Route(path, self.answer(document)) for path, document in paths.items()]
         self.live = LiveServer(directory, more_routes=routes, tls=False)
 
-    def answer(self, document: Document) -> object:
+    def answer(self, document: Document) -> Callable[[Request], Awaitable[PartAnswer]]:
         def leave() -> None:
             self.left += 1
 

@@ -20,6 +20,7 @@ from tuf.api.exceptions import ExpiredMetadataError
 
 from sib_protocol.bundles.archive import unpack
 from sib_protocol.errors import FileAccessError
+from sib_protocol.files import write_atomic
 from sib_protocol.ids import new_host_id
 from sib_server.detection.bundles import repository as module
 from sib_server.detection.bundles.expiries import Expiries
@@ -76,7 +77,7 @@ class RepositoryMachine(RuleBasedStateMachine):
             work()
             return
         left = [after]
-        real = module.write_atomic
+        real = write_atomic
 
         def write(path: Path, content: bytes, mode: int = 0o640) -> None:
             if left[0] == 0:
@@ -292,7 +293,7 @@ def test_damage_and_absence_are_told(repository: Repository, tmp_path: Path) -> 
 
 def test_a_creation_that_was_cut_off_is_finished_with_the_same_root(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "bundles")
-    real = module.write_atomic
+    real = write_atomic
     with mock.patch.object(module, "write_atomic", side_effect=[None, CrashError]) as writes:
         writes.side_effect = lambda path, content, mode: (
             real(path, content, mode)

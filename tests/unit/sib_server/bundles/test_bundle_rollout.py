@@ -190,7 +190,8 @@ def test_every_host_is_counted_once(hosts: list[HostStanding]) -> None:
 @given(st.lists(st.tuples(st.sampled_from(FLEET[:20]), st.floats(0, 5)), min_size=1))
 def test_no_second_has_more_turns_than_it_may(asked: list[tuple[HostId, float]]) -> None:
     pacer = PullPacer(4.0)
-    now, turns = 0.0, {}
+    now = 0.0
+    turns: dict[HostId, float] = {}
     for host, later in asked:
         now += later
         wait = pacer.wait(host, 7, now)

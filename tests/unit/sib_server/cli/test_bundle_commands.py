@@ -16,6 +16,7 @@ from sib_protocol.keys import make_csr, new_key
 from sib_protocol.messages import BundleEnd, BundleHealth, BundleOutcome, EnrollRequest
 from sib_protocol.tokens import EnrollmentToken
 from sib_server import cli
+from sib_server.cli.context import ServerContext
 from sib_server.fleet.enrollment import Fleet
 from sib_server.fleet.reports import ReceivedReport
 from sib_server.pki.authority import Authority
@@ -60,7 +61,7 @@ class Server:
         return self.json("publish", "--from", str(self.rules.parent), *arguments)
 
     def join(self, name: str, bundle: BundleHealth) -> None:
-        context = cli.ServerContext(lambda: load_server_settings(self.config, needed=True))
+        context = ServerContext(lambda: load_server_settings(self.config, needed=True))
         database = StateDatabase(f"sqlite:///{self.directory}/state.db")
         try:
             made = context.tokens.create(ttl=timedelta(hours=1))

@@ -46,7 +46,7 @@ from sib_server.events.stored import Seq, StoredEvent
 from tests.support.journal import falco_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 EVENTS = 160
 BIG = {17, 60, 61, 150}
@@ -411,7 +411,7 @@ def test_damage_is_told_once_and_as_an_event(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def broken_interior(tmp_path: Path) -> Iterator[Path]:
+def broken_interior(tmp_path: Path) -> Path:
     """The root of the events' tree is destroyed; its leaves are whole."""
     path = tmp_path / "journal.db"
     fill(path)

@@ -29,7 +29,7 @@ from sib_server.events.journal import GAP_RULE, Journal
 from sib_server.events.reader import JournalReader
 from sib_server.events.retention import RetentionPolicy, prune_step
 from sib_server.events.salvage import salvage
-from sib_server.events.stored import Seq
+from sib_server.events.stored import Seq, StoredEvent
 
 STREAMS = [StreamId(f"00000000-0000-4000-8000-00000000000{n}") for n in range(4)]
 HOSTS = [HostId(f"00000000-0000-4000-9000-00000000000{n}") for n in range(3)]
@@ -183,7 +183,7 @@ class JournalMachine(RuleBasedStateMachine):
     @invariant()
     def same(self) -> None:
         with JournalReader(self.path) as reader:
-            stored = []
+            stored: list[StoredEvent] = []
             while part := reader.read(stored[-1].seq if stored else Seq(0), max_events=7):
                 stored.extend(part)
             assert reader.cursor("loki") == self.cursor

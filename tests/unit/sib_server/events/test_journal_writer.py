@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,6 @@ from sib_protocol.events import summarize
 from sib_protocol.ids import HostName, LineNumber, new_host_id, new_stream_id
 from sib_protocol.messages import GapReason
 from sib_protocol.settings import parse_settings
-from sib_server.events import schema
 from sib_server.events.failures import (
     JournalBusyError,
     JournalDamagedError,
@@ -329,7 +328,7 @@ def test_what_is_refused(path: Path) -> None:
     journal = Journal.open(path)
     journal.append([batch(0, 1)])
     others = new_host_id()
-    asked = [
+    asked: list[IncomingBatch | IncomingGap] = [
         IncomingBatch(STREAM, others, NAME, LineNumber(1), [b"x"]),
         batch(1, 1),
         IncomingBatch(journal.own_stream, others, NAME, LineNumber(0), [b"x"]),
@@ -436,12 +435,13 @@ def test_readable_without_leave_to_write(path: Path, monkeypatch: pytest.MonkeyP
         # Root may write anywhere: let the first way fail as it does for others.
         real = sqlite3.connect
 
-        def connect(name: str, **options: bool | None) -> sqlite3.Connection:
+        def connect(name: str, **options: Any) -> sqlite3.Connection:
             if not name.endswith("immutable=1"):
                 raise sqlite3.OperationalError("unable to open database file")
-            return real(name, **options)  # type: ignore[call-overload, no-any-return]
+            connection: sqlite3.Connection = real(name, **options)
+            return connection
 
-        monkeypatch.setattr(schema.sqlite3, "connect", connect)
+        monkeypatch.setattr(sqlite3, "connect", connect)
     else:
         path.parent.chmod(0o500)
     assert count(path) == 3

@@ -17,7 +17,7 @@ def test_a_sender_that_hangs_up_is_no_failure_of_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sent: list[dict[str, Any]] = []
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": b"half of", "more_body": True},
         {"type": "http.disconnect"},
     ]

@@ -39,8 +39,8 @@ pieces = st.lists(
 ).map(tuple)
 stores = st.builds(
     lambda *parts: [
-        Store(name, *part, shrinks=name != "journal")
-        for name, part in zip(("journal", "loki", "prometheus"), parts, strict=True)
+        Store(name, held, room, other, shrinks=name != "journal")
+        for name, (held, room, other) in zip(("journal", "loki", "prometheus"), parts, strict=True)
     ],
     *[st.tuples(pieces, st.integers(0, 500), st.integers(0, 500))] * 3,
 )

@@ -119,7 +119,7 @@ def test_json_logs_go_on_plain(encoding: str) -> None:
         if encoding:
             text, headers["Content-Encoding"] = gzip.compress(text), encoding
         assert (await client.post(LOKI_PATH, content=text, headers=headers)).status_code == 204
-        ((_, got, body),) = store.seen
+        ((_path, got, body),) = store.seen
         assert got["Content-Type"] == "application/json"
         assert json.loads(body)["streams"][0]["stream"] == {"a": "b", "host": "web-1"}
 
@@ -137,7 +137,7 @@ def test_metrics_go_on_as_remote_write_1() -> None:
         }
         answer = await client.post(METRICS_PATH, content=metrics(), headers=headers)
         assert (answer.status_code, answer.text) == (200, "ok")
-        ((_, got, body),) = store.seen
+        ((_path, got, body),) = store.seen
         assert got["Content-Encoding"] == "snappy"
         assert got["X-Scope-OrgID"] == "m"
         request = WriteRequest.FromString(bytes(cramjam.snappy.decompress_raw(body)))
