@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(240)
 STREAM = StreamId("00000000-0000-4000-8000-000000000001")
 HOST = HostId("00000000-0000-4000-9000-000000000001")
 # Each with one drill, so that one tuning is for all that it fires.
-TUNED, OTHER = "sib-ca-002", "sib-ca-022"
+TUNED, OTHER = "sib-ca-023", "sib-ca-022"
 
 
 def run(place: Place, falco: Path) -> tuple[dict[str, Result], list[bytes]]:
