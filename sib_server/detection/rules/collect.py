@@ -102,25 +102,44 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Where a macro or list stands among all items.
+
+    Attributes:
+        first: it was defined first as this one of all items.
+        last: it was defined anew or changed last as this one.
+    """
+
+    first: int
+    last: int
+
+    def sees(self, other: Turn) -> bool:
+        """Whether it knows another one: Falco puts in what was defined before the last word."""
+        return other.first < self.last
+
+
+@dataclass(frozen=True, slots=True)
 class Macro:
-    """A macro as it is after all files; ``order`` tells which macros it can see."""
+    """A macro as it is after all files."""
 
     name: str
     place: Place
     origin: Origin
     condition: Text
-    order: int
+    turn: Turn
     changes: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NamedList:
-    """A list as it is after all files; an item that names another list stands for its items."""
+    """A list as it is after all files; for an item that names another list see
+    :func:`~.resolving.list_items`."""
 
     name: str
     place: Place
     origin: Origin
     items: tuple[str, ...]
+    turn: Turn
     changes: tuple[Place, ...] = ()
 
 
@@ -192,6 +211,7 @@ class _Collector:
         self._engines: list[EngineItem] = []
         self._plugins: list[PluginsItem] = []
         self._earlier: list[Definition] = []
+        self._count = 0
         self.findings: list[Finding] = []
 
     def result(self) -> RuleSet:
@@ -216,6 +236,10 @@ class _Collector:
         else:
             self._rule(origin, item)
 
+    def _turn(self, before: Macro | NamedList | None) -> Turn:
+        self._count += 1
+        return Turn(self._count if before is None else before.turn.first, self._count)
+
     def _list(self, origin: Origin, item: ListItem) -> None:
         before = self._lists.get(item.name)
         if item.append:
@@ -224,10 +248,12 @@ class _Collector:
                 return
             items = before.items + item.items
             changed = (*before.changes, item.place)
-            self._lists[item.name] = replace(before, items=items, changes=changed)
+            turn = self._turn(before)
+            self._lists[item.name] = replace(before, items=items, turn=turn, changes=changed)
             return
         self._replaced(before, origin, item, "list")
-        self._lists[item.name] = NamedList(item.name, item.place, origin, item.items)
+        turn = self._turn(before)
+        self._lists[item.name] = NamedList(item.name, item.place, origin, item.items, turn)
 
     def _macro(self, origin: Origin, item: MacroItem) -> None:
         before = self._macros.get(item.name)
@@ -237,11 +263,14 @@ class _Collector:
                 return
             condition = _joined(before.condition, item.condition)
             changed = (*before.changes, item.place)
-            self._macros[item.name] = replace(before, condition=condition, changes=changed)
+            turn = self._turn(before)
+            self._macros[item.name] = replace(
+                before, condition=condition, turn=turn, changes=changed
+            )
             return
         self._replaced(before, origin, item, "macro")
-        order = before.order if before is not None else len(self._macros)
-        self._macros[item.name] = Macro(item.name, item.place, origin, item.condition, order)
+        turn = self._turn(before)
+        self._macros[item.name] = Macro(item.name, item.place, origin, item.condition, turn)
 
     def _rule(self, origin: Origin, item: RuleItem) -> None:
         before = self._rules.get(item.name)
@@ -257,8 +286,8 @@ class _Collector:
     def _changed(self, before: Rule, item: RuleItem) -> Rule:
         """The rule with an override, an appended item or a bare switch applied."""
         if item.append:
-            operations = dict.fromkeys(item.texts, Operation.APPEND)
-            operations |= {"tags": Operation.APPEND, "exceptions": Operation.APPEND}
+            # Falco's older word is about these two, whatever else stands there.
+            operations = dict.fromkeys(("condition", "exceptions"), Operation.APPEND)
         else:
             operations = item.override or {"enabled": Operation.REPLACE}
         after = before
@@ -290,7 +319,7 @@ class _Collector:
             known = merged.get(exception.name)
             if known is None and not (exception.fields and exception.values):
                 problem = "is new, so it needs fields and values"
-            elif known is not None and exception.fields:
+            elif known is not None and (exception.fields or exception.comps):
                 problem = "is there already, so only values can be added"
             elif known is not None and not all(_fits(known, value) for value in exception.values):
                 problem = f"has a value that does not fit its fields, {', '.join(known.fields)}"

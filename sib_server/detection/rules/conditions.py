@@ -27,6 +27,15 @@ WORD_OPERATORS: Final = (
 )
 MODIFIERS: Final = ("oneof", "anyof", "allof")
 LIST_OPERATORS: Final = ("intersects", "in", "pmatch")
+OPERATORS_OF_LISTS: Final = frozenset(LIST_OPERATORS) | {
+    f"{operator} {modifier}"
+    for operator in SYMBOL_OPERATORS + WORD_OPERATORS
+    for modifier in MODIFIERS
+}
+"""Those whose right side is a list."""
+OPERATORS: Final = OPERATORS_OF_LISTS | {
+    "exists", *NUMBER_OPERATORS, *SYMBOL_OPERATORS, *WORD_OPERATORS
+}  # fmt: skip
 TRANSFORMERS: Final = ("tolower", "toupper", "b64", "basename", "len", "join", "concat", "getopt")
 VALUE: Final = "val"
 """The transformer that makes a field stand on the right side."""

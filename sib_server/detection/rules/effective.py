@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sib_server.detection.rules.conditions import LIST_OPERATORS, MODIFIERS
+from sib_server.detection.rules.conditions import OPERATORS_OF_LISTS
 
 if TYPE_CHECKING:
     from sib_server.detection.rules.collect import Rule
@@ -28,11 +28,6 @@ def comps(exception: RuleException) -> tuple[str, ...]:
     return exception.comps or (default,) * len(exception.fields)
 
 
-def takes_list(operator: str) -> bool:
-    """Whether an operator's right side is a list."""
-    return operator in LIST_OPERATORS or operator.rpartition(" ")[2] in MODIFIERS
-
-
 def _excepted(exception: RuleException) -> str:
     if exception.single:
         values = ", ".join(_blank_safe(str(value)) for value in exception.values)
@@ -50,7 +45,7 @@ def _row(exception: RuleException, value: ExceptionValue) -> str:
 def _right(comp: str, part: str | tuple[str, ...]) -> str:
     if isinstance(part, tuple):
         return f"({', '.join(map(_blank_safe, part))})"
-    if takes_list(comp):
+    if comp in OPERATORS_OF_LISTS:
         return part if part.startswith("(") else f"({part})"
     return _blank_safe(part)
 

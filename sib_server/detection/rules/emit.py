@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sib_server.detection.dumping import dump_yaml
 from sib_server.detection.rules.collect import Origin
+from sib_server.detection.rules.effective import comps
 from sib_server.detection.rules.findings import Finding
 from sib_server.detection.rules.items import (
     EngineItem,
@@ -90,8 +91,8 @@ def exception_document(exception: RuleException) -> dict[str, Any]:
     document: dict[str, Any] = {"name": exception.name}
     if exception.fields:
         document["fields"] = _one_or_many(exception.fields, exception.single)
-    if exception.comps:
-        document["comps"] = _one_or_many(exception.comps, exception.single)
+        # Falco has defaults, which it forgets where an override replaces exceptions.
+        document["comps"] = _one_or_many(comps(exception), exception.single)
     if exception.values:
         document["values"] = [value_document(value) for value in exception.values]
     return document

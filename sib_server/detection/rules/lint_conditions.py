@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.conditions import (
+    OPERATORS,
+    OPERATORS_OF_LISTS,
     Comparison,
     FieldOf,
     checks,
@@ -14,9 +16,12 @@ from sib_server.detection.rules.conditions import (
     macros,
     values,
 )
+from sib_server.detection.rules.effective import comps
 from sib_server.detection.rules.event_types import EVENT_TYPE, event_types
 from sib_server.detection.rules.expressions import backtracks, refusal
 from sib_server.detection.rules.findings import Finding, LintName, Severity
+from sib_server.detection.rules.resolving import ResolveError
+from sib_server.detection.rules.resolving import list_items as resolved_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,7 +75,7 @@ def _unread(subject: Subject, about: Rule | Macro, read: Read) -> Iterator[Findi
     if read.problem is None:
         return
     severity, reason = Severity.ERROR, read.problem
-    if read.unresolved and not subject.falco_known:
+    if read.unknown and not subject.falco_known:
         severity = Severity.WARNING
         reason += "; whether the Falco project has it is not known here (detection.falco_rules)"
     lint = UNKNOWN_NAME if read.unresolved else CONDITION
@@ -175,9 +180,31 @@ def list_items(subject: Subject) -> Iterator[Finding]:
                 yield Finding(one.place, one.name, LIST_ITEM, reason)
 
 
+def nested_lists(subject: Subject) -> Iterator[Finding]:
+    """Falco puts lists into lists one level deep: what is deeper stays a mere name."""
+    lists = subject.rules.lists
+    for one in lists.values():
+        if one.origin is Origin.FALCO:
+            continue
+        try:
+            left = (set(resolved_items(one.name, lists)) & lists.keys()) - {one.name}
+        except ResolveError as error:
+            yield Finding(one.place, one.name, LIST_ITEM, str(error))
+            continue
+        for name in sorted(left):
+            reason = f"Falco does not put in the items of the list {name!r} here; name them anew"
+            yield Finding(one.place, one.name, LIST_ITEM, reason)
+
+
 def exception_fields(subject: Subject) -> Iterator[Finding]:
-    """An exception compares fields that there are; without values no condition shows that."""
+    """An exception's fields and operators are Falco's; without values no condition shows that."""
     for rule in subject.judged():
+        for exception in rule.exceptions:
+            known = OPERATORS_OF_LISTS if exception.single else OPERATORS
+            for operator in comps(exception):
+                if operator not in known:
+                    reason = f"the exception {exception.name!r} compares by {operator[:40]!r}"
+                    yield Finding(rule.place, rule.name, EXCEPTION_FIELD, reason)
         if rule.source != SYSCALL:
             continue
         for exception in rule.exceptions:

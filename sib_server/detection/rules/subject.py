@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.effective import full_condition
 from sib_server.detection.rules.parsing import ConditionError, parse
-from sib_server.detection.rules.resolving import ResolveError, Resolver
+from sib_server.detection.rules.resolving import ResolveError, Resolver, UnknownMacroError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,13 +29,15 @@ class Read:
         condition: ``None`` where it could not be.
         resolved: with macros and lists; ``None`` where that could not be done.
         problem: why not.
-        unresolved: the problem is a name that stands for nothing.
+        unresolved: the problem is what a name stands for.
+        unknown: it is a macro that is not known here.
     """
 
     condition: Condition | None
     resolved: Condition | None
     problem: str | None = None
     unresolved: bool = False
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,18 @@ class Subject:
         """The conditions of all macros."""
         resolver = Resolver(self.rules)
         return {
-            name: _read(macro.condition.value, resolver)
+            name: _read(macro.condition.value, resolver, macro)
             for name, macro in self.rules.macros.items()
         }
 
 
-def _read(text: str, resolver: Resolver) -> Read:
+def _read(text: str, resolver: Resolver, by: Macro | None = None) -> Read:
     try:
         condition = parse(text)
     except ConditionError as error:
         return Read(None, None, str(error))
     try:
-        return Read(condition, resolver.resolved(condition))
+        return Read(condition, resolver.resolved(condition, by))
     except ResolveError as error:
-        return Read(condition, None, str(error), unresolved=True)
+        unknown = isinstance(error, UnknownMacroError)
+        return Read(condition, None, str(error), unresolved=True, unknown=unknown)

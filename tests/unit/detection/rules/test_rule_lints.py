@@ -112,6 +112,31 @@ def test_a_good_rule_has_no_findings() -> None:
             Severity.ERROR,
             "nam'",
         ),
+        (
+            "[proc.name, user.name]",
+            "[proc.name, user.name]\n      comps: [in, is]",
+            6,
+            "exceptions",
+            Severity.ERROR,
+            "'is'",
+        ),
+        (
+            "fields: [proc.name, user.name]",
+            "fields: proc.name\n      comps: startswith",
+            6,
+            "exceptions",
+            Severity.ERROR,
+            "compares by 'startswith'",
+        ),
+        ("in (tools)", "= tools", 8, "unknown-name", Severity.ERROR, "of 3 items"),
+        (
+            "- macro",
+            "- list: more\n  items: [tools]\n- list: mine\n  items: [more, x]\n- macro",
+            6,
+            "list-item",
+            Severity.ERROR,
+            "'tools' here",
+        ),
         ("T1003.008", "T9999", 6, "attack", Severity.WARNING, "no technique T9999"),
         ("T1003.008", "T1156, T1003.008", 6, "attack", Severity.WARNING, "is revoked in ATT&CK"),
         ("T1003.008", "T1053.003", 6, "attack", Severity.WARNING, "mitre_persistence"),
@@ -216,4 +241,7 @@ def test_falcos_own_rules_are_not_judged_but_their_names_are_known() -> None:
     assert one.severity is Severity.WARNING
     assert "detection.falco_rules" in one.reason
     (one,) = findings(rules)
+    assert one.severity is Severity.ERROR
+    # What no file of a host's could mend is an error either way.
+    (one,) = findings(GOOD.replace("in (tools)", "= tools"), falco_known=False)
     assert one.severity is Severity.ERROR

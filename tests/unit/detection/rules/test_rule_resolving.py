@@ -29,10 +29,10 @@ SOME = """
   items: []
 - list: one
   items: [g]
-- macro: m
-  condition: x.y in (outer) or n
 - macro: n
   condition: evt.type = one
+- macro: m
+  condition: x.y in (outer) or n
 """
 
 
@@ -44,12 +44,55 @@ SOME = """
         ("not m", 'not (x.y in (a, "b c", "d e", 5, f, outer) or evt.type = g)'),
         ('x.y in ("outer", one)', 'x.y in ("outer", g)'),
         ("x.y in (none)", "x.y in ()"),
-        ("x.y in inner", 'x.y in (a, "b c", "d e", 5)'),
+        ("x.y in one", "x.y in g"),
         ("x.y = val(z.one)", "x.y = val(z.one)"),
     ],
 )  # fmt: skip
 def test_names_are_put_to_what_they_stand_for(text: str, same: str) -> None:
     assert write(Resolver(rules(SOME)).resolved(parse(text))) == same
+
+
+NESTED = """
+- list: deepest
+  items: [a]
+- list: deep
+  items: [deepest, b]
+- list: mine
+  items: [deep, c]
+- list: early
+  items: [late, d]
+- list: late
+  items: [mine, e]
+- list: empty
+  items: []
+- list: empty
+  items: [late, empty]
+  override: {items: append}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "items"),
+    [
+        ("deep", "a, b"),
+        # What was put into a list is text; the turn of `deepest` was before that of `mine`.
+        ("mine", "deepest, b, c"),
+        ("early", "deep, c, e, d"),
+        ("late", "deep, c, e"),
+        ("empty", "mine, e, late, empty"),
+    ],
+)
+def test_lists_in_lists_are_put_in_as_far_as_falco_does(name: str, items: str) -> None:
+    text = f"x.y in ({name})"
+    assert write(Resolver(rules(NESTED)).resolved(parse(text))) == f"x.y in ({items})"
+
+
+def test_lists_without_end_are_refused() -> None:
+    grow = "".join(f"- list: l{n}\n  items: [l{n + 1}, l{n + 1}]\n" for n in range(40))
+    with pytest.raises(ResolveError, match="stands for more than 1000000 items"):
+        Resolver(rules(grow)).resolved(parse("x.y in (l0)"))
+    chain = "".join(f"- list: l{n}\n  items: [l{n + 1}]\n" for n in range(5000))
+    assert write(Resolver(rules(chain)).resolved(parse("x.y in (l0)"))) == "x.y in (l5000)"
 
 
 def test_macros_without_end_are_refused() -> None:
@@ -76,15 +119,38 @@ def test_macros_without_end_are_refused() -> None:
     [
         ("gone", "'gone' is not known"),
         ("loop", "names itself"),
+        ("early", "'late' is not known yet where 'early' names it"),
+        ("through", "'late' is not known yet where 'first' names it"),
+        ("x.y in inner", "the list 'inner' of 4 items"),
+        ("x.y != none", "the list 'none' of 0 items"),
         ("bad", "no condition"),
     ],
 )
 def test_names_that_stand_for_nothing_are_refused(text: str, reason: str) -> None:
     more = """
+- macro: knot
+  condition: x.y exists
 - macro: loop
   condition: knot or a.b exists
 - macro: knot
-  condition: not loop
+  condition: or not loop
+  override: {condition: append}
+- macro: early
+  condition: late
+- macro: first
+  condition: x.y exists
+- macro: second
+  condition: x.y exists
+- macro: first
+  condition: and second
+  override: {condition: append}
+- macro: late
+  condition: x.y exists
+- macro: second
+  condition: and late
+  override: {condition: append}
+- macro: through
+  condition: second or first
 - macro: bad
   condition: "a.b ="
 """
