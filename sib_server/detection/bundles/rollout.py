@@ -226,14 +226,33 @@ def judge_rollout(
     """What becomes of a rollout."""
     if rollout.candidate is None:
         return Wait()
+    if now_ns < rollout.since_ns:
+        # The clock was put back: by it the stage would last until it is that late again.
+        return Advance(replace(rollout, since_ns=now_ns))
     found = tally(rollout, hosts, now_ns, policy)
     if does_harm(found, policy):
         return Stop(_why(found))
+    if rollout.stage is Stage.CANARY and not found.hosts:
+        return _with_a_living_canary(rollout, hosts, now_ns, policy)
     if now_ns - rollout.since_ns < policy.soak_ns or found.updated < _ENOUGH * found.hosts:
         return Wait()
-    if rollout.stage is Stage.ALL:
-        return Advance(settle(rollout, rollout.candidate, now_ns, None))
-    return Advance(replace(rollout, stage=Stage.ALL, since_ns=now_ns))
+    return Advance(
+        settle(rollout, rollout.candidate, now_ns, None)
+        if rollout.stage is Stage.ALL
+        else replace(rollout, stage=Stage.ALL, since_ns=now_ns)
+    )
+
+
+def _with_a_living_canary(
+    rollout: Rollout, hosts: Sequence[HostStanding], now_ns: int, policy: RolloutPolicy
+) -> Advance | Wait:
+    """The stage anew with the next host in the draw that is heard of: nobody has tried it yet."""
+    version = rollout.candidate or 0
+    alive = [host for host in hosts if now_ns - host.seen_ns < policy.silent_ns]
+    if now_ns - rollout.since_ns < policy.silent_ns or not alive:
+        return Wait()
+    cut = min(draw(host.host_id, version) for host in alive)
+    return Advance(replace(rollout, cut=cut, since_ns=now_ns))
 
 
 def _why(found: Tally) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace as replace_host
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -152,6 +153,45 @@ def test_it_goes_on_after_its_time_if_enough_have_it() -> None:
     assert isinstance(verdict, Advance)
     assert (verdict.rollout.stable, verdict.rollout.candidate) == (7, None)
     assert judge_rollout(verdict.rollout, hosts(7), late, POLICY) == Wait()
+
+
+def test_canaries_that_nobody_hears_of_prove_nothing() -> None:
+    canary = begun(Rollout(stable=6), 7, FLEET[:100], 5)
+    late = NOW + 31 * MINUTE
+    chosen = {host for host in FLEET[:100] if in_rollout(canary, host)}
+    # All canaries were switched off long ago, the others are well.
+    fleet = [
+        HostStanding(host, seen_ns=1 if host in chosen else late, version=6) for host in FLEET[:100]
+    ]
+    # They have a little time to be heard of.
+    assert judge_rollout(canary, fleet, NOW + MINUTE, POLICY) == Wait()
+    verdict = judge_rollout(canary, fleet, late, POLICY)
+    assert isinstance(verdict, Advance)
+    following = verdict.rollout
+    assert (following.stage, following.candidate) == (Stage.CANARY, 7)
+    new = {host for host in FLEET[:100] if in_rollout(following, host)} - chosen
+    assert len(new) == 1
+    # It takes its time as if it had just begun, and goes on once the new one has it.
+    later = late + 31 * MINUTE
+    took = [replace_host(host, version=7) if host.host_id in new else host for host in fleet]
+    heard = [replace_host(host, seen_ns=later) if host.seen_ns > 1 else host for host in took]
+    assert judge_rollout(following, took, late + MINUTE, POLICY) == Wait()
+    verdict = judge_rollout(following, heard, later, POLICY)
+    assert isinstance(verdict, Advance)
+    assert verdict.rollout.stage is Stage.ALL
+    # Nobody at all is there to try it: it waits for the first that comes.
+    gone = [replace_host(host, seen_ns=1) for host in fleet]
+    for hosts in ([], gone):
+        assert judge_rollout(canary, hosts, late, POLICY) == Wait()
+
+
+def test_a_clock_that_was_put_back_does_not_stop_a_rollout() -> None:
+    year = 365 * 24 * 60 * MINUTE
+    for rollout in (BEGUN, replace(BEGUN, stage=Stage.CANARY, cut=2**32 - 1)):
+        ahead = replace(rollout, since_ns=NOW + year)
+        fine = [standing(number) for number in range(10)]
+        verdict = judge_rollout(ahead, fine, NOW + MINUTE, POLICY)
+        assert verdict == Advance(replace(ahead, since_ns=NOW + MINUTE))
 
 
 hosts_anyhow = st.lists(
