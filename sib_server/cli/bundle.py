@@ -203,8 +203,11 @@ def publish(
     """
     if indicators and (folder is not None or percent is not None):
         raise click.UsageError("--indicators goes without --from and --canary")
+    follows = None
     if indicators:
-        content = renewed(server.bundles, compile_rules(server.settings).checked().files)
+        fresh = compile_rules(server.settings).checked().files
+        follows = server.bundles.releases().newest
+        content = renewed(server.bundles, fresh)
     else:
         content = _content(server, folder)
     difference = _difference(server, content)
@@ -217,6 +220,7 @@ def publish(
             percent=100.0 if percent is None else percent,
             note=note,
             above=max((host.version for host in standings), default=0),
+            follows=follows,
         )
     if as_json:
         published = None if release is None else release.version

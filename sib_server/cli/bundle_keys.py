@@ -168,9 +168,10 @@ def rotate(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Replace a role's key by a new one: when it may be in wrong hands, or is lost.
+    """Replace a role's keys by new ones: when one may be in wrong hands, or is lost.
 
-    Hosts learn of it by a root that the root key signs; the old key is worth nothing then.
+    Hosts learn of them by a root that the root keys sign; the old keys are worth nothing then. Of
+    several root keys all are replaced, and as many have to sign as before: export the new ones.
 
     \b
     Example:
@@ -179,8 +180,11 @@ def rotate(
     signers = _signers(root_keys, passphrase_file)
     with server.bundles.locked():
         root = server.bundles.rotate(role, signers)
-    keyid = root.roles[role].keyids[0]
+    keyids = root.roles[role].keyids
     if as_json:
-        print_json({"role": role, "keyid": keyid, "root": root.version})
-    else:
-        click.echo(f"The {role} key is {keyid[:16]} now, by root {root.version}.")
+        print_json({"role": role, "keyid": keyids[0], "keyids": keyids, "root": root.version})
+        return
+    told = ", ".join(keyid[:16] for keyid in keyids)
+    click.echo(f"The {role} key is {told} now, by root {root.version}.")
+    if role == ROOT:
+        click.echo("Move it away: sib-server bundle keys export-root FILE", err=True)

@@ -62,11 +62,12 @@ def next_root(root: Root, now: datetime, life: timedelta) -> Root:
     return following
 
 
-def replace_key(root: Root, role: str, key: Key) -> None:
-    """Let one key stand for a role, in place of those that did."""
+def replace_keys(root: Root, role: str, keys: Iterable[Key]) -> None:
+    """Let other keys stand for a role, in place of those that did; the threshold stays."""
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
-    root.add_key(key, role)
+    for key in keys:
+        root.add_key(key, role)
 
 
 def next_version(before: int, now: datetime) -> int:

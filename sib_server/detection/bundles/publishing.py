@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sib_protocol.bundles.archive import pack
 from sib_protocol.bundles.names import BASE, TargetName, parse_target_name
-from sib_server.detection.bundles.failures import UnknownReleaseError
+from sib_server.detection.bundles.failures import NotReadyError, UnknownReleaseError
 from sib_server.detection.bundles.releases import Part, Release, Releases, Stopped
 from sib_server.detection.bundles.rollout import begin, settle
 
@@ -86,6 +86,7 @@ class Publisher:
         percent: float = 100.0,
         note: str = "",
         above: int = 0,
+        follows: int | None = None,
     ) -> Release:
         """Publish a bundle and begin its rollout.
 
@@ -96,10 +97,18 @@ class Publisher:
             percent: how many of them are canaries; 100 goes to all at once.
             note: kept with it.
             above: the version is higher than this (what hosts report to have).
+            follows: the version that the content was made from, if it was.
+
+        Raises:
+            NotReadyError: another one has come since, which the content would undo.
         """
         repository = self._repository
         with repository.locked():
             releases = repository.releases()
+            if follows is not None and releases.newest != follows:
+                raise NotReadyError(
+                    f"bundle {releases.newest} was published meanwhile", "try again"
+                )
             version = self._next_version(releases, above)
             digests = content.digests()
             for part, data in content.archives.items():

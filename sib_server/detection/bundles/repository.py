@@ -306,9 +306,9 @@ class Repository:
         return root
 
     def rotate(self, role: str, signers: Sequence[CryptoSigner]) -> Root:
-        """Give a role a new key; of several root keys, one new one takes the place of all.
+        """Give a role new keys, as many as it had.
 
-        The old key is worth nothing to whoever has it, as soon as a host has seen the new root.
+        The old ones are worth nothing to whoever has them, as soon as a host has seen the new root.
         Under the lock.
 
         Args:
@@ -317,13 +317,12 @@ class Repository:
         """
         before = self.root()
         old = self._root_signers(before, signers)
-        key = new_signer()
+        new = [new_signer() for _ in before.roles[role].keyids]
         root = plan.next_root(before, self._now(), self._expiries.root)
-        plan.replace_key(root, role, key.public_key)
-        if role == ROOT:
-            root.roles[ROOT].threshold = 1
-        self.keys.keep(role, key)
-        self.write_root(root, [*old, key] if role == ROOT else old, before=before)
+        plan.replace_keys(root, role, [one.public_key for one in new])
+        for signer in new:
+            self.keys.keep(role, signer)
+        self.write_root(root, [*old, *new] if role == ROOT else old, before=before)
         if role != ROOT:
             self.sign_online(self.releases().live())
         self.keys.forget(role, root.roles[role].keyids)

@@ -25,6 +25,7 @@ from sib_protocol.ids import new_host_id
 from sib_server.detection.bundles import repository as module
 from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.failures import (
+    NotReadyError,
     RepositoryDamagedError,
     RepositoryMissingError,
     UnknownReleaseError,
@@ -223,6 +224,19 @@ def test_an_exported_root_key_is_gone_and_still_signs(
         assert repository.refresh() == []
 
 
+def test_content_made_from_a_bundle_that_is_not_the_newest_any_more_is_refused(
+    repository: Repository,
+) -> None:
+    publisher = Publisher(repository, POLICY)
+    first = publisher.publish(make_content({"rules/10-a.yaml": b"1"}, {}), follows=0)
+    newer = publisher.publish(make_content({"rules/10-a.yaml": b"2"}, {}))
+    renewed = make_content({"rules/10-a.yaml": b"1", "rules/55-intel.yaml": b"x"}, {})
+    with pytest.raises(NotReadyError, match=f"bundle {newer.version} was published meanwhile"):
+        publisher.publish(renewed, follows=first.version)
+    assert repository.releases().newest == newer.version
+    assert publisher.publish(renewed, follows=newer.version).version > newer.version
+
+
 def test_a_threshold_of_root_keys_holds(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "bundles")
     repository.create(root_keys=3, root_threshold=2)
@@ -235,6 +249,21 @@ def test_a_threshold_of_root_keys_holds(tmp_path: Path) -> None:
     with pytest.raises(KeyMissingError):
         repository.renew_root(signers[:1])
     assert repository.renew_root(signers[1:]).version == 2
+    pinned = repository.root_path().read_bytes()
+    # Also after all keys were replaced because one was lost: a single one never suffices.
+    with pytest.raises(KeyMissingError):
+        repository.rotate("root", signers[:1])
+    role = repository.rotate("root", signers[:2]).roles["root"]
+    assert (len(role.keyids), role.threshold) == (3, 2)
+    assert not set(role.keyids) & set(keyids)
+    assert len(repository.keys.present("root", role.keyids)) == 3
+    updater(tmp_path / "host", pinned, lambda: load_shelf(repository)).refresh()
+    with pytest.raises(KeyMissingError):
+        repository.keys.export("root", keyids[0], tmp_path / "old.pem", "long enough a phrase")
+    for number, keyid in enumerate(role.keyids[:2]):
+        repository.keys.export("root", keyid, tmp_path / f"new{number}.pem", "long enough a phrase")
+    with pytest.raises(KeyMissingError):
+        repository.renew_root(signers)
 
 
 def test_a_server_that_is_away_too_long_lets_hosts_wait_and_not_be_fooled(tmp_path: Path) -> None:
