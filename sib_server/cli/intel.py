@@ -39,6 +39,7 @@ from sib_server.detection.indicators.update import (
     Hooks,
     forget_feed,
     purge_excluded,
+    read_anew,
     update,
 )
 from sib_server.events.outbox import Outbox
@@ -328,7 +329,7 @@ def allow_command(
     """Say what is never an indicator; without values, show the list.
 
     A network allows all addresses in it and a domain all names below it. Indicators that become
-    allowed go at once.
+    allowed go at once; what is taken off the list comes back when its feed is due.
 
     \b
     Examples:
@@ -351,6 +352,8 @@ def allow_command(
     if values:
         kept = AllowList(tuple(sorted(listed.values(), key=lambda line: line.value)))
         save_allowed(settings.directory, kept)
+        if remove:
+            read_anew(settings)
         gone = purge_excluded(settings, now=int(time.time()), own=own_values())
         click.echo(f"{gone} indicators went", err=True)
     for line in sorted(listed.values(), key=lambda line: line.value):

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sqlite3
 from array import array
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "indicators.sqlite"
 _LOCK_NAME: Final = "update.lock"
 FORMAT: Final = 1
+_VERSION: Final = "version:"
+"""Begins the key of what is remembered of a feed's last version."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE feed (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -138,25 +140,40 @@ class Writer:
         )
         return int(self._connection.execute(count, (number,)).fetchone()[0] - before)
 
-    def prolong(self, feed: str, *, since: int, now: int, life: int) -> None:
-        """The feed still says what it said at ``since``: its entries live on as if told again.
+    def mark(self, feed: str, *, at: int, life: int) -> None:
+        """Remember, with the entries themselves, which of them are of the feed's last version.
 
         Args:
             feed: its name.
-            since: when its last good version was taken or was unchanged.
-            now: seconds since 1970 UTC.
-            life: how long an entry lives, seconds; told apart by it are entries that the last
-                version had from those it had no more.
+            at: when that version was taken or was unchanged, seconds since 1970 UTC.
+            life: how long its entries live, seconds, but for those that end by the feed's word.
         """
         self._connection.execute(
-            "UPDATE sighting SET expires = ?1 + ?2, "
-            "last_seen = CASE last_seen WHEN ?3 THEN ?1 ELSE last_seen END "
-            "WHERE feed = ?4 AND expires = ?3 + ?2",
-            (now, life, since, self._feed(feed)),
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_VERSION + feed, b"%d %d" % (at, life))
         )
+
+    def prolong(self, feed: str, *, now: int, life: int) -> None:
+        """The feed still says what it said last: those entries live on as if told again.
+
+        Args:
+            feed: its name.
+            now: seconds since 1970 UTC.
+            life: how long an entry lives from now on, seconds.
+        """
+        key = (_VERSION + feed,)
+        for (mark,) in self._connection.execute("SELECT value FROM meta WHERE key = ?", key):
+            since, lived = map(int, mark.split())
+            self._connection.execute(
+                "UPDATE sighting SET expires = ?1 + ?2, "
+                "last_seen = CASE last_seen WHEN ?3 THEN ?1 ELSE last_seen END "
+                "WHERE feed = ?4 AND expires = ?3 + ?5",
+                (now, life, since, self._feed(feed), lived),
+            )
+        self.mark(feed, at=now, life=life)
 
     def forget(self, feed: str) -> int:
         """Drop all that one feed says. Returns how many sightings went."""
+        self._connection.execute("DELETE FROM meta WHERE key = ?", (_VERSION + feed,))
         return self._connection.execute(
             "DELETE FROM sighting WHERE feed = ?", (self._feed(feed),)
         ).rowcount
@@ -190,6 +207,31 @@ class Writer:
             prints.byteswap()  # pragma: no cover - SIB is built for little-endian machines
         meta = [("fingerprints", prints.tobytes()), ("updated", str(now).encode())]
         self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+
+
+def read_versions(directory: Path) -> dict[str, int]:
+    """When each feed's version that the present generation has was taken or was unchanged.
+
+    Returns:
+        Seconds since 1970 UTC, by the feed's name.
+
+    Raises:
+        DamagedStoreError: the present generation cannot be read.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return {}
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as connection:
+            return {
+                key.removeprefix(_VERSION): int(value.split()[0])
+                for key, value in connection.execute("SELECT key, value FROM meta")
+                if key.startswith(_VERSION)
+            }
+    except (sqlite3.Error, ValueError) as error:
+        raise DamagedStoreError(path, str(error)) from error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from sib_server.detection.indicators.state import (
     load_states,
     save_states,
 )
-from sib_server.detection.indicators.store import update_lock, writing
+from sib_server.detection.indicators.store import read_versions, update_lock, writing
 from sib_server.detection.indicators.unpack import RefusedDownloadError
 
 if TYPE_CHECKING:
@@ -123,14 +123,28 @@ class _Update:
     now: int
     draw: random.Random
     states: dict[str, FeedState]
+    versions: dict[str, int]
     source: Path | None
     elsewhere: bool
     accept: bool
 
     def is_due(self, feed: FeedDefinition) -> bool:
-        """Whether the feed's owner lets us ask; a file and another place can always be asked."""
+        """Whether the feed's owner lets us ask; a file and another place can always be asked.
+
+        So can, once, a feed whose last good version is gone: its owner's interval is for those
+        who have it.
+        """
         state = self.states.get(feed.name, FeedState())
-        return self.source is not None or self.elsewhere or self.now >= state.not_before
+        gone = state.indicators is not None and not state.failures and not self._holds(feed, state)
+        by_hand = self.source is not None or self.elsewhere
+        return by_hand or gone or self.now >= state.not_before
+
+    def _holds(self, feed: FeedDefinition, state: FeedState) -> bool:
+        """Whether the store has the version that is remembered.
+
+        It has not after a crash between the two writes, and where its file was removed.
+        """
+        return self.versions.get(feed.name) == state.succeeded
 
     def run(self, feed: FeedDefinition, writer: Writer | None) -> FeedReport:
         """Ask one feed; without a writer, only say why it is not asked."""
@@ -168,10 +182,10 @@ class _Update:
     def _download(self, feed: FeedDefinition, state: FeedState) -> Download:
         if self.source is not None:
             return read_file(self.source, self.settings)
-        same_place = state.url == shown(feed.url)
+        usable = state.url == shown(feed.url) and self._holds(feed, state)
         # A feed that is in trouble is asked for its content, not for whether that changed: the
         # validators are of the last good version only.
-        validators = Validators(state.etag, state.last_modified) if same_place else Validators()
+        validators = Validators(state.etag, state.last_modified) if usable else Validators()
         return fetch(
             feed,
             self.settings.download,
@@ -200,6 +214,7 @@ class _Update:
     ) -> FeedReport:
         count = len(judged.sightings)
         new = writer.merge(feed.name, judged.sightings)
+        writer.mark(feed.name, at=self.now, life=feed.expires_days * DAY)
         self._recover(feed, state, count)
         self.states[feed.name] = FeedState(
             url="" if self.source is not None else shown(feed.url),
@@ -225,7 +240,7 @@ class _Update:
 
     def _unchanged(self, feed: FeedDefinition, state: FeedState, writer: Writer) -> FeedReport:
         # What a feed still says does not grow old because the feed saves us the download.
-        writer.prolong(feed.name, since=state.succeeded, now=self.now, life=feed.expires_days * DAY)
+        writer.prolong(feed.name, now=self.now, life=feed.expires_days * DAY)
         self._recover(feed, state, state.indicators or 0)
         self.states[feed.name] = msgspec.structs.replace(
             state,
@@ -317,6 +332,7 @@ def update(
             now,
             draw or random.SystemRandom(),
             states,
+            read_versions(settings.directory),
             source,
             elsewhere,
             accept,
@@ -350,6 +366,24 @@ def purge_excluded(settings: IntelSettings, *, now: int, own: Iterable[str] = ()
     exclusions = make_exclusions(settings, own)
     with update_lock(settings.directory), writing(settings.directory, now) as writer:
         return writer.purge(lambda observable: exclusions.why(observable) is not None)
+
+
+def read_anew(settings: IntelSettings) -> None:
+    """Have feeds be read again when they are due, also where they did not change: what is excluded
+    has become less, and an unchanged feed would not say it again.
+
+    Raises:
+        BusyStoreError: an update is under way.
+        FileAccessError: something cannot be read or written.
+        DamagedStateError: a file is not what SIB wrote.
+    """
+    with update_lock(settings.directory):
+        states = load_states(settings.directory).feeds
+        unknown = {
+            name: msgspec.structs.replace(state, etag="", last_modified="")
+            for name, state in states.items()
+        }
+        save_states(settings.directory, FeedStates(unknown))
 
 
 def forget_feed(settings: IntelSettings, name: str, *, now: int) -> int:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from sib_protocol.errors import FileAccessError
+from sib_server.detection.indicators import update as module
 from sib_server.detection.indicators.admission import Trouble
 from sib_server.detection.indicators.catalogue import FeedDefinition
 from sib_server.detection.indicators.index import Index
@@ -19,12 +20,14 @@ from sib_server.detection.indicators.state import (
     DamagedStateError,
     load_states,
 )
+from sib_server.detection.indicators.store import FILE_NAME
 from sib_server.detection.indicators.update import (
     Hooks,
     Outcome,
     UpdateReport,
     forget_feed,
     purge_excluded,
+    read_anew,
     update,
 )
 
@@ -106,6 +109,74 @@ def test_a_feed_through_its_life(desk: Desk, feed_server: Any) -> None:
     assert desk.update().expired == 1
     assert desk.values() == {"45.66.0.0", "45.66.0.1"}
     assert not desk.alarms
+
+
+def say_once(feed_server: Any, body: bytes) -> None:
+    """Whoever has this version is told that it is unchanged."""
+
+    def answer(handler: Any) -> None:
+        known = handler.headers.get("If-None-Match") == '"1"'
+        handler.send_response(304 if known else 200)
+        handler.send_header("ETag", '"1"')
+        handler.send_header("Content-Length", "0" if known else str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(b"" if known else body)
+
+    feed_server.answer = answer
+
+
+def test_indicators_whose_file_was_removed_come_back_although_the_feed_is_unchanged(
+    desk: Desk, feed_server: Any
+) -> None:
+    say_once(feed_server, addresses(3))
+    desk.update()
+    (desk.settings.directory / FILE_NAME).unlink()
+    # As the message about a damaged file says; at once, and only once.
+    assert desk.update().feeds[0].outcome is Outcome.TAKEN
+    assert len(desk.values()) == 3
+    assert desk.update().feeds[0].outcome is Outcome.NOT_DUE
+    # Where its server does not answer, its owner's interval holds again.
+    (desk.settings.directory / FILE_NAME).unlink()
+    feed_server.say(status=500)
+    assert desk.update().feeds[0].outcome is Outcome.REFUSED
+    assert desk.update().feeds[0].outcome is Outcome.NOT_DUE
+
+
+def test_a_crash_between_indicators_and_state_shortens_no_life(
+    desk: Desk, feed_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say_once(feed_server, addresses(3))
+    desk.update()
+
+    class PowerCutError(Exception):
+        pass
+
+    def crash(*_: object) -> None:
+        raise PowerCutError
+
+    for days in (20, 40):
+        desk.now = NOW + days * DAY
+        with monkeypatch.context() as crashing:
+            crashing.setattr(module, "save_states", crash)
+            with pytest.raises(PowerCutError):
+                desk.update()
+        desk.now += DAY
+        desk.update()
+        assert len(desk.values()) == 3
+    desk.now += 29 * DAY
+    assert len(desk.values()) == 3
+
+
+def test_another_life_holds_for_what_an_unchanged_feed_said_before(
+    desk: Desk, feed_server: Any
+) -> None:
+    say_once(feed_server, addresses(3))
+    desk.update()
+    desk.feed = msgspec.structs.replace(desk.feed, expires_days=90)
+    desk.now += 29 * DAY
+    assert desk.update().feeds[0].outcome is Outcome.UNCHANGED
+    desk.now += 89 * DAY
+    assert len(desk.values()) == 3
 
 
 @pytest.mark.parametrize(
@@ -225,6 +296,20 @@ def test_own_and_allowed_go_when_they_become_so(desk: Desk, feed_server: Any) ->
     assert forget_feed(desk.settings, "test", now=desk.now) == 1
     assert desk.values() == set()
     assert "test" not in load_states(desk.settings.directory).feeds
+
+
+def test_what_is_allowed_no_more_comes_back_from_an_unchanged_feed(
+    desk: Desk, feed_server: Any
+) -> None:
+    say_once(feed_server, addresses(3))
+    desk.update(own=["45.66.0.0"])
+    read_anew(desk.settings)
+    assert desk.update().feeds[0].outcome is Outcome.NOT_DUE
+    desk.now += 600
+    assert desk.update().feeds[0].outcome is Outcome.TAKEN
+    assert len(desk.values()) == 3
+    desk.now += 600
+    assert desk.update().feeds[0].outcome is Outcome.UNCHANGED
 
 
 def test_trust_and_state_that_cannot_be_read(desk: Desk, tmp_path: Path, feed_server: Any) -> None:
