@@ -28,6 +28,7 @@ Message = TypeVar("Message", bound=msgspec.Struct)
 _CONNECT_SECONDS: Final = 10.0
 _LONGEST_RETRY_AFTER: Final = 300.0
 _PIECE: Final = 64 * 1024
+_REFUSED_CERTIFICATES: Final = frozenset({"certificate_expired", "certificate_required"})
 
 
 class ServerUnreachableError(SibError):
@@ -36,7 +37,8 @@ class ServerUnreachableError(SibError):
     Attributes:
         server: the address that was tried last.
         reason: what happened.
-        handshake: whether TLS itself failed: a certificate that one side does not take.
+        handshake: whether TLS failed (a certificate that one side does not take), or the server
+            hung up without an answer: where it does not take ours, that may be all we see of it.
     """
 
     exit_code = ExitCode.UNREACHABLE
@@ -83,6 +85,16 @@ class ServerRefusedError(SibError):
         super().__init__(f"the server refused: {refusal.problem}", refusal.remedy)
         self.status = status
         self.code = refusal.error
+
+
+def may_mean_expired(error: SibError) -> bool:
+    """Whether the server may take the host's certificate for expired, whatever our clock says.
+
+    It says so in words only on a connection that outlived the certificate; else it hangs up.
+    """
+    if isinstance(error, ServerUnreachableError):
+        return error.handshake
+    return isinstance(error, ServerRefusedError) and error.code in _REFUSED_CERTIFICATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +283,11 @@ class ServerClient:
                     response.close()
             if not complete or response.length_remaining not in (0, None):
                 raise ServerUnreachableError(server, "its answer was cut short")
-        except SSLError as error:
-            raise ServerUnreachableError(server, _reason(error), handshake=True) from error
         except (HTTPError, OSError) as error:
-            raise ServerUnreachableError(server, _reason(error)) from error
+            handshake = isinstance(error, SSLError) or isinstance(
+                _innermost(error), (ConnectionResetError, BrokenPipeError)
+            )
+            raise ServerUnreachableError(server, _reason(error), handshake=handshake) from error
         return judge(response.status, response.headers, content)
 
 
@@ -298,7 +311,7 @@ def _pieces(server: str, response: urllib3.BaseHTTPResponse, end: float) -> Iter
             response.close()
 
 
-def _reason(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     """The innermost cause: the layers around it say less in more words."""
     seen: set[int] = set()
     while id(error) not in seen:
@@ -309,6 +322,11 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    error = _innermost(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

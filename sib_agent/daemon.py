@@ -25,7 +25,7 @@ from sib_agent.bundles.fetching import BundleFetcher
 from sib_agent.bundles.keeping import BundleKeeper
 from sib_agent.bundles.store import BundleStore
 from sib_agent.bundles.watching import WatchLimits
-from sib_agent.client import ServerClient
+from sib_agent.client import ServerClient, may_mean_expired
 from sib_agent.health import Snapshot, make_report
 from sib_agent.metrics import serve_metrics
 from sib_agent.renewing import Renewer
@@ -51,6 +51,9 @@ _STATUS_SECONDS: Final = 5.0
 _FIRST_REPORT_SECONDS: Final = 1.0
 _LONGEST_INTERVAL: Final = 600.0
 _SPREAD: Final = (0.75, 0.93)
+_DOUBTS: Final = 3
+"""After how many refusals on end that may be of the certificate it is renewed before its time: a
+server that is restarted hangs up, too."""
 
 
 class AgentDaemon:
@@ -233,6 +236,7 @@ class AgentDaemon:
         backoff = Backoff(first=1.0, longest=60.0)
         draw = random.SystemRandom()
         interval = _FIRST_REPORT_SECONDS
+        doubts = 0
         while not self._stop.is_set():
             self._report_now.wait(interval)
             self._report_now.clear()
@@ -244,7 +248,7 @@ class AgentDaemon:
                 answer = report.decode(HealthAnswer)
                 self._bundles.want(answer.bundle)
                 told = min(_LONGEST_INTERVAL, max(1.0, answer.interval_seconds))
-                backoff = backoff.succeeded()
+                backoff, doubts = backoff.succeeded(), 0
                 # Spread, or a fleet that starts together reports together for ever; and never
                 # later than told, because a bundle has to be here by then.
                 interval = told * draw.uniform(*_SPREAD)
@@ -252,6 +256,9 @@ class AgentDaemon:
                 backoff = backoff.failed()
                 interval = backoff.wait(draw)
                 _log.debug("no health report: %s", error.problem)
+                doubts = doubts + 1 if may_mean_expired(error) else 0
+                if doubts >= _DOUBTS:
+                    self._renewer.ask()
 
     def _snapshot(self) -> Snapshot:
         identity, uplink, intake = self._renewer.identity, self._uplink.state, self._intake.state

@@ -9,13 +9,18 @@ from __future__ import annotations
 import ssl
 import time
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from urllib3.exceptions import InsecureRequestWarning
 
-from sib_agent.client import ServerClient, ServerRefusedError, ServerUnreachableError
+from sib_agent.client import (
+    ServerClient,
+    ServerRefusedError,
+    ServerUnreachableError,
+    may_mean_expired,
+)
 from sib_protocol.errors import ExitCode, MalformedMessageError, SibError
 from sib_protocol.identity import (
     CERTIFICATE_FILE,
@@ -47,8 +52,6 @@ if TYPE_CHECKING:
     from sib_agent.client import Answer
     from sib_protocol.ids import HostName
     from sib_protocol.tokens import EnrollmentToken
-
-_REFUSED_CERTIFICATES: Final = frozenset({"certificate_expired", "certificate_required"})
 
 
 class PinMismatchError(SibError):
@@ -161,12 +164,7 @@ def renew(store: IdentityStore) -> Identity:
             answer = _renew_by_tls(identity, store, csr)
         except (ServerRefusedError, ServerUnreachableError) as error:
             # This clock may be wrong: what the server takes for expired is expired.
-            expired = (
-                error.handshake
-                if isinstance(error, ServerUnreachableError)
-                else error.code in _REFUSED_CERTIFICATES
-            )
-            if not expired:
+            if not may_mean_expired(error):
                 raise
             answer = _renew_by_proof(identity, store, csr, old_key)
     else:

@@ -162,6 +162,8 @@ class Uplink:
         self._hurry.set()
 
     def _step(self, stop: threading.Event) -> None:
+        # Before the request: what is renewed while one is under way shall be tried at once.
+        self._hurry.clear()
         try:
             if not self._compared:
                 self._compare()
@@ -281,6 +283,5 @@ class Uplink:
         self._backoff = self._backoff.failed()
         self._next = self._spool.acknowledged
         self.state = replace(state, link=link, problem=error.problem, failures=state.failures + 1)
-        self._hurry.clear()
         if not stop.is_set():
             self._hurry.wait(self._backoff.wait(self._draw, at_least=at_least))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
+from sib_protocol.errors import SibError
 from sib_protocol.ids import HostName, parse_host_name
 from sib_protocol.supervision import Supervisor
 from sib_server.application import make_application
@@ -89,14 +90,18 @@ class ServerDaemon:
         self._supervisor = supervisor or Supervisor()
         self._machine = socket.gethostname()
         self._stop = asyncio.Event()
+        self._died = False
         self._renewals = asyncio.Event()
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._deliveries: dict[str, Delivery] = {}
         self._sources: dict[str, JournalSource] = {}
 
-    async def run(self) -> None:
+    async def run(self) -> int:
         """Serve until SIGTERM or SIGINT. SIGHUP renews the server's certificate if it is due.
+
+        Returns:
+            The exit code: 0, or 1 when a part of the server died.
 
         Raises:
             SibError: something that the server needs cannot be had.
@@ -112,6 +117,7 @@ class ServerDaemon:
             await self._stop.wait()
             self._supervisor.stopping()
             _log.info("stopping")
+        return int(self._died)
 
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
@@ -276,6 +282,7 @@ class ServerDaemon:
             return
         # None of them ends by itself; a server without one would look well and not be.
         _log.critical("the task %s ended", task.get_name(), exc_info=task.exception())
+        self._died = True
         self._stop.set()
 
     async def _end_tasks(self) -> None:
@@ -302,13 +309,17 @@ class ServerDaemon:
                     await self._renewals.wait()
             asked = self._renewals.is_set()
             self._renewals.clear()
-            certificate = await asyncio.to_thread(self._certificate, jitter=jitter)
-            # Another process (ca renew-server) may have renewed it: what lies on disk counts.
-            self._tls.load_cert_chain(certificate.certificate_path, certificate.key_path)
-            if certificate.fresh:
-                _log.info(
-                    "server certificate renewed", extra={"fields": {"serial": certificate.serial}}
-                )
+            try:
+                certificate = await asyncio.to_thread(self._certificate, jitter=jitter)
+                # Another process (ca renew-server) may have renewed it: what lies on disk counts.
+                self._tls.load_cert_chain(certificate.certificate_path, certificate.key_path)
+            except (SibError, OSError) as error:
+                # The one in force is good for two days more; a disk does not stay full for ever.
+                _log.error("cannot renew the server's certificate: %s", error)
+            else:
+                if certificate.fresh:
+                    serial = {"serial": certificate.serial}
+                    _log.info("server certificate renewed", extra={"fields": serial})
             if asked:
                 self._supervisor.ready(f"listening on port {self._listener.port}")
 

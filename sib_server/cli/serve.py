@@ -35,8 +35,9 @@ def serve(server: ServerContext) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
-    async def run() -> None:
-        await ServerDaemon(server.settings).run()
+    async def run() -> int:
+        return await ServerDaemon(server.settings).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+        code = runner.run(run())
+    raise SystemExit(code)

@@ -305,6 +305,8 @@ class Authority:
         if (
             key.public_key() != certificate.public_key()
             or set(carried.value) != {parse_server_name(name) for name in names}
+            # Made while this clock was ahead: no host takes it, and it would not be due for long.
+            or now < certificate.not_valid_before_utc
             or renewal_due(
                 certificate.not_valid_before_utc.timestamp(),
                 certificate.not_valid_after_utc.timestamp(),

@@ -6,17 +6,24 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
 from sib_protocol.errors import ExitCode
+from sib_protocol.identity import Identity, IdentityStore
+from sib_protocol.ids import parse_host_id, parse_host_name
+from sib_protocol.keys import key_pem
 from tests.support.components import get
 from tests.support.lab import Agent, Server, event_line, number_of
 from tests.support.proxy import Proxy, wait_for
+from tests.support.wire import Attacker
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -204,6 +211,73 @@ def test_renewal_is_taken_up_by_the_running_daemon(server: Server, agent: Agent)
     assert server.cli("ca", "revoke", before).returncode == 0
     agent.append(event_line(2))
     wait_for("another", lambda: len(server.lines()) == 2, 40)
+
+
+def test_a_host_whose_clock_is_slow_renews_what_the_server_takes_for_expired(
+    server: Server, make_agent: Callable[..., Agent]
+) -> None:
+    slow = make_agent("slow-1")
+    host = Attacker(server).enroll(slow.name, age=timedelta(days=8))
+    now = int(time.time())
+    identity = Identity(
+        host_id=parse_host_id(host.id),
+        host_name=parse_host_name(host.name),
+        servers=(server.url,),
+        serial=host.serial,
+        # A day after it came, by a clock that stood still for a week.
+        not_before=now - 3 * 86_400,
+        not_after=now + 6 * 86_400,
+        issued=now - 86_400,
+    )
+    IdentityStore(slow.directory / "identity").store(
+        identity,
+        key=key_pem(host.key),
+        certificate=host.certificate.encode(),
+        ca=server.authority.certificate_pem.encode(),
+    )
+    slow.start()
+    slow.append(event_line(1))
+    wait_for("a line", lambda: len(server.lines()) == 1, 60)
+    assert slow.status()["certificate"]["serial"] != host.serial
+
+
+def test_a_server_certificate_that_cannot_be_renewed_now_does_not_end_the_server(
+    server: Server, agent: Agent
+) -> None:
+    agent.start()
+    place = server.settings.pki.directory / "server"
+    place.rename(place.with_name("away"))
+    place.write_text("no directory")
+    assert server.process is not None
+    os.kill(server.process.pid, signal.SIGHUP)
+    wait_for("a complaint", lambda: "cannot renew the server's certificate" in server.tail(), 20)
+    agent.append(event_line(1))
+    wait_for("a line", lambda: len(server.lines()) == 1, 40)
+    place.unlink()
+    os.kill(server.process.pid, signal.SIGHUP)
+    wait_for("another certificate", (place / "current").exists, 20)
+    assert server.running
+
+
+def test_a_server_that_ends_because_a_part_of_it_died_says_so_to_systemd(server: Server) -> None:
+    server.stop()
+    script = (
+        "import sys, sib_server.daemon as daemon\n"
+        "async def dies(self): raise RuntimeError('a bug')\n"
+        "daemon.ServerDaemon._report = dies\n"
+        "from sib_server.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--config", str(server.config), "serve"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # 'Restart=on-failure' starts nothing again that ended well.
+    assert done.returncode == ExitCode.FAILURE, done.stderr
+    assert "the task report ended" in done.stderr
 
 
 def test_a_damaged_identity_does_not_end_a_running_daemon(server: Server, agent: Agent) -> None:

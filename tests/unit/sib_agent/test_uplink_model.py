@@ -36,6 +36,7 @@ from sib_protocol.messages import (
     decode_message,
     encode_message,
 )
+from tests.support.proxy import wait_for
 
 FAULTS = [
     "none",
@@ -290,31 +291,37 @@ def test_a_spool_that_cannot_be_read_now_is_read_later(spool: Spool, tmp_path: P
     spool.close()
 
 
-def test_it_runs_until_told_and_a_pause_can_be_cut_short(spool: Spool) -> None:
+def test_it_runs_until_told_and_a_pause_can_be_cut_short_even_before_it_begins(
+    spool: Spool,
+) -> None:
+    class Renewing(ModelServer):
+        """The certificate is renewed while a request with the old one is under way."""
+
+        def _before(self) -> None:
+            try:
+                super()._before()
+            finally:
+                self.fault = "none"
+                uplink.retry_now()
+
     fill(spool, b"a")
-    server = ModelServer()
+    server = Renewing()
     server.fault = "busy"
     uplink = Uplink(
         spool,
         server,  # type: ignore[arg-type]
         batch_bytes=4096,
-        backoff=Backoff(first=60.0, longest=60.0),
+        backoff=Backoff(first=600.0, longest=600.0),
     )
     stop = threading.Event()
     thread = threading.Thread(target=uplink.run, args=(stop,))
     thread.start()
-    while uplink.state.failures == 0:
-        pass
-    server.fault = "none"
-    uplink.retry_now()
-    end = threading.Event()
-    while spool.acknowledged < 1 and not end.wait(0.01):
-        uplink.retry_now()
+    wait_for("the line", lambda: spool.acknowledged == 1, 30)
     stop.set()
     uplink.retry_now()
     thread.join(10)
     assert not thread.is_alive()
-    assert uplink.state.lines_sent == 1
+    assert (uplink.state.lines_sent, uplink.state.failures) == (1, 1)
     spool.close()
 
 

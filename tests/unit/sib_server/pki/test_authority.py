@@ -139,6 +139,14 @@ def test_the_server_certificate_is_kept_until_it_is_due(authority: Authority) ->
     assert installed.serial == other.serial
 
 
+def test_a_server_certificate_from_a_clock_that_was_ahead_is_replaced(authority: Authority) -> None:
+    ahead = authority.server_certificate(NAMES, now=NOW + timedelta(days=400))
+    right = authority.server_certificate(NAMES, now=NOW)
+    assert right.serial != ahead.serial
+    assert right.certificate.not_valid_before_utc < NOW
+    assert not authority.server_certificate(NAMES, now=NOW).fresh
+
+
 @pytest.mark.parametrize("damage", ["key", "certificate", "gone", "other CA", "other key"])
 def test_a_damaged_server_certificate_is_replaced(
     authority: Authority, tmp_path: Path, damage: str
