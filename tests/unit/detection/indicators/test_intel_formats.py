@@ -157,7 +157,7 @@ def test_stix_bundle() -> None:
     ]
     assert reading.rejected == 1
     assert reading.records[0].confidence == 85
-    assert reading.records[2].valid_until == parse_time("2027-01-01T00:00:00Z")
+    assert reading.records[2].valid_until == parse_time("2227-01-01T00:00:00Z")
     assert read_feed(
         (FEEDS / "stix.json").read_bytes(), Shape(format=Format.STIX), max_records=1
     ).cut
