@@ -17,7 +17,7 @@ LIFE_SECONDS: Final = MAX_CERTIFICATE_LIFE_DAYS * 24 * 3600
 """How long after its issue a certificate ends, unless its CA ends sooner."""
 
 _RENEW_AT: Final = 2 / 3
-_SOONEST: Final = 1 / 3
+_SOONEST: Final = 1 / 4
 _JITTER: Final = 1 / 20
 
 
@@ -58,8 +58,8 @@ def renewal_due(
 
     At :func:`renewal_time` by the clock that saw the certificate come. That clock may have been put
     right since, and then counts from a time that never was: so it is also time when the certificate
-    itself says so, but not before a third of its life, or a clock that stays days ahead would have
-    it renewed again and again.
+    itself says so, but not before a quarter of its life, or a clock that stays days ahead would
+    have it renewed again and again.
     """
     if received is not None and now >= received:
         if now >= renewal_time(not_before, not_after, jitter, received=received):

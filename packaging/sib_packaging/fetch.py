@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sib_packaging.errors import PackagingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sib_packaging.components import Archive
@@ -24,6 +27,18 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Make a cache and keep other processes from filling it meanwhile: builds run side by side."""
+    cache.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fetch(
@@ -50,9 +65,19 @@ def fetch(
         PackagingError: it cannot be had, or it is not what the lock says.
     """
     target = cache / f"{archive.sha256[:16]}-{archive.name}"
-    if target.is_file() and checksum(target) == archive.sha256:
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache):
+        if not (target.is_file() and checksum(target) == archive.sha256):
+            _fetch(archive, target, progress, tries, pause)
+    return target
+
+
+def _fetch(
+    archive: Archive,
+    target: Path,
+    progress: Callable[[int, int | None], None],
+    tries: int,
+    pause: float,
+) -> None:
     partial = target.with_name(target.name + ".part")
     reason = ""
     for number in range(tries):
@@ -81,7 +106,6 @@ def fetch(
             f"{archive.url} is not what the lock says: SHA-256 {found}, not {archive.sha256}"
         )
     partial.replace(target)
-    return target
 
 
 def _more(url: str, partial: Path, progress: Callable[[int, int | None], None]) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sib_packaging.errors import PackagingError
-from sib_packaging.fetch import checksum
+from sib_packaging.fetch import alone, checksum
 from sib_packaging.texts import is_licence
 
 PYTHONS: Final = ("3.11", "3.12", "3.13")
@@ -101,11 +101,12 @@ def fetch_wheels(lock: Path, architecture: str, cache: Path) -> dict[str, list[P
     wheels = {}
     for version in PYTHONS:
         target = cache / "wheels" / f"{lock.stem}-{stamp}-{architecture}-{version}"
-        if not target.is_dir():
-            partial = target.with_name(target.name + ".part")
-            shutil.rmtree(partial, ignore_errors=True)
-            _download(lock, architecture, version, partial)
-            partial.rename(target)
+        with alone(cache):
+            if not target.is_dir():
+                partial = target.with_name(target.name + ".part")
+                shutil.rmtree(partial, ignore_errors=True)
+                _download(lock, architecture, version, partial)
+                partial.rename(target)
         wheels[version] = sorted(target.glob("*.whl"))
     return wheels
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sib_packaging.components import Archive, parse_lock
 from sib_packaging.errors import PackagingError
 from sib_packaging.fetch import checksum
 from sib_packaging.packages import AGENT, SERVER
-from sib_packaging.trees import find_pythons, plan, unpack
+from sib_packaging.trees import fetch_wheels, find_pythons, plan, unpack
 
 ROOT = Path(__file__).resolve().parents[3]
 # As much of a program as is looked at.
@@ -223,6 +224,26 @@ def test_the_servers_package_is_complete_and_not_large(build: Build, tmp_path: P
     assert {path.name for path in (found / "usr/lib").iterdir()} == {
         *("sib-server", "systemd", "sysusers.d", "tmpfiles.d")
     }
+
+
+def test_two_builds_at_once_fill_the_cache_of_wheels_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "part-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        about = "Metadata-Version: 2.1\nName: part\nVersion: 1.0\n"
+        archive.writestr("part-1.0.dist-info/METADATA", about)
+        archive.writestr("part-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("part-1.0.dist-info/RECORD", "")
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"part==1.0 --hash=sha256:{checksum(wheel)}\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with ThreadPoolExecutor(3) as threads:
+        again = [threads.submit(fetch_wheels, lock, "amd64", tmp_path / "cache") for _ in range(3)]
+        found = [one.result(100) for one in again]
+    assert found[0] == found[1] == found[2]
+    assert [[path.name for path in paths] for paths in found[0].values()] == [[wheel.name]] * 3
 
 
 @pytest.mark.slow
