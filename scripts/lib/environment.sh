@@ -23,9 +23,18 @@ need_packages() {
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null 2>&1 || { say "error: please install by your package manager:$missing"; return 1; }
     say "installing:$missing"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >&2
+    apt="as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=5"
+    $apt update >&2
     # shellcheck disable=SC2086  # a list of words on purpose
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $missing >/dev/null
+    $apt install --no-install-recommends -y $missing >/dev/null
+}
+
+# Install those that can be had: a release of Debian without one of them must not cost the others.
+want_packages() {
+    need_packages "$@" && return 0
+    for wanted in "$@"; do
+        need_packages "$wanted" || say "without $wanted the tests that need it are skipped by name"
+    done
 }
 
 # debian_prometheus DIR: have Debian's Prometheus in DIR/prometheus. Its package is not installed: it would start a

@@ -54,7 +54,8 @@ def base(suite: str) -> Path:
             partial = root.with_suffix(".part")
             shutil.rmtree(partial, ignore_errors=True)
             run(
-                *("mmdebstrap", "--variant=apt", f"--include={_PACKAGES}", suite, str(partial)),
+                *("mmdebstrap", "--variant=apt", '--aptopt=Acquire::Retries "5"'),
+                *(f"--include={_PACKAGES}", suite, str(partial)),
                 timeout=800,
             )
             partial.rename(root)

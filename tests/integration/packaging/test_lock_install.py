@@ -1,4 +1,4 @@
-"""Locks are installed as they are, whatever was published since they were made."""
+"""What a fresh machine is given is what was wanted, whatever was published or taken away since."""
 
 import hashlib
 import os
@@ -67,3 +67,36 @@ def test_a_lock_that_lacks_something_is_refused(environment: Path, tmp_path: Pat
     done = install(environment, lock, tmp_path)
     assert done.returncode != 0
     assert "lonely 1.0 requires company" in done.stderr
+
+
+APT = """#!/bin/sh
+# Like apt-get: all or nothing, and nothing where a name is unknown.
+while [ "$1" != install ]; do [ $# -gt 0 ] || exit 0; shift; done
+shift
+for name in "$@"; do case $name in -*) ;; gone) exit 100 ;; esac; done
+for name in "$@"; do case $name in -*) ;; *) touch "$STATE/$name" ;; esac; done
+"""
+DPKG = """#!/bin/sh
+for name in "$@"; do :; done
+[ -e "$STATE/$name" ] && echo "install ok installed"
+"""
+
+
+def test_a_package_that_debian_has_no_more_does_not_cost_the_others(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    for name, text in (("apt-get", APT), ("dpkg-query", DPKG), ("sudo", '#!/bin/sh\nexec "$@"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script = '. "$1"; want_packages one gone two; if need_packages gone; then exit 3; fi'
+    done = subprocess.run(
+        ["bash", "-euc", script, "bash", ROOT / "scripts/lib/environment.sh"],
+        check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "STATE": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in state.iterdir()) == ["one", "two"]
+    assert "without gone the tests" in done.stderr

@@ -52,7 +52,8 @@ def vagrant(checkout: Path, *arguments: str, **more: str) -> subprocess.Complete
 def test_vagrant_takes_it_with_packages_and_without(checkout: Path) -> None:
     for dist in ("dist", "nowhere"):
         done = vagrant(checkout, "validate", SIB_DIST=dist)
-        assert (done.returncode, done.stderr) == (0, "")
+        # What Ruby or a plugin complains of is not the Vagrantfile's.
+        assert done.returncode == 0, done.stderr
         assert "validated successfully" in done.stdout
     # The check sees what is in the providers' and the machines' parts.
     text = (checkout / "Vagrantfile").read_text()
