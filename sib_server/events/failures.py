@@ -140,6 +140,26 @@ class StreamOwnedError(JournalError):
         self.host_id = host_id
 
 
+class TooManyStreamsError(JournalError):
+    """A host began more streams than one ever needs: all of them are kept in memory.
+
+    Attributes:
+        host_id: the host.
+        streams: how many it has.
+    """
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, host_id: HostId, streams: int) -> None:
+        super().__init__(
+            f"host {host_id} has begun {streams} streams and may begin no further one",
+            "find out why its spool is made anew so often, or what else sends in its name; then"
+            " 'sib-server host remove' it and enroll it again",
+        )
+        self.host_id = host_id
+        self.streams = streams
+
+
 class NumberRangeError(JournalError):
     """A batch or gap whose numbers cannot be.
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from sib_protocol.ids import HostId, HostName, LineNumber, StreamId
     from sib_protocol.messages import GapReason
-    from sib_server.events.failures import NumberRangeError, StreamOwnedError
+    from sib_server.events.failures import (
+        NumberRangeError,
+        StreamOwnedError,
+        TooManyStreamsError,
+    )
     from sib_server.events.stored import Seq
 
 MAX_NUMBER: Final = 2**62
@@ -116,7 +120,7 @@ class Refused:
         error: why.
     """
 
-    error: StreamOwnedError | NumberRangeError
+    error: StreamOwnedError | NumberRangeError | TooManyStreamsError
 
 
 Outcome: TypeAlias = Accepted | Wanted | Refused

@@ -31,6 +31,7 @@ from sib_server.events.failures import (
     JournalUnavailableError,
     NumberRangeError,
     StreamOwnedError,
+    TooManyStreamsError,
 )
 from sib_server.events.incoming import (
     MAX_NUMBER,
@@ -59,7 +60,7 @@ from sib_server.events.rows import (
     event_crc,
 )
 from sib_server.events.stored import Seq
-from sib_server.events.streams import StreamBook, load_streams
+from sib_server.events.streams import MOST_STREAMS, StreamBook, load_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -263,7 +264,13 @@ class Journal:
         foreign = known is not None and known.host_id != entry.host_id
         if foreign or entry.stream == self.own_stream:
             return Refused(StreamOwnedError(entry.stream, entry.host_id))
-        return None if known is None else known.next
+        if known is not None:
+            return known.next
+        # Not the server itself: each parcel of its outbox is a stream.
+        begun = self._streams.begun_by(entry.host_id)
+        if begun >= MOST_STREAMS and entry.host_id != self.journal_id:
+            return Refused(TooManyStreamsError(entry.host_id, begun))
+        return None
 
     def _place_batch(self, batch: IncomingBatch, rows: list[EventRow], received_ns: int) -> Outcome:
         end = batch.first + len(batch.lines)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import uuid
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sib_protocol.ids import HostId, StreamId
 from sib_server.events.rows import (
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sib_server.events.rows import Row
+
+
+MOST_STREAMS: Final = 1024
+"""Of one host. A spool is a stream, and another is begun only where it was lost or put back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +83,16 @@ class StreamBook:
         self._staged_origins: dict[bytes, int] = {}
         self._staged: dict[StreamId, StreamState] = {}
         self._next_ref = next_ref
+        self._begun = Counter(state.host_id for state in streams.values())
+        self._staged_begun: Counter[HostId] = Counter()
 
     def get(self, stream: StreamId) -> StreamState | None:
         """The state of a stream, with what is staged; ``None`` for one never seen."""
         return self._staged.get(stream) or self._streams.get(stream)
+
+    def begun_by(self, host_id: HostId) -> int:
+        """How many streams a host has, with what is staged."""
+        return self._begun[host_id] + self._staged_begun[host_id]
 
     def stage(self, stream: StreamId, host_id: HostId, next_number: int) -> StreamState:
         """Move a stream, or take up a new one."""
@@ -89,6 +100,7 @@ class StreamBook:
         if known is None:
             known = StreamState(self._next_ref, stream, host_id, next_number)
             self._next_ref += 1
+            self._staged_begun[host_id] += 1
         else:
             known = replace(known, next=next_number)
         self._staged[stream] = known
@@ -114,12 +126,14 @@ class StreamBook:
         """The transaction is durable."""
         self._streams.update(self._staged)
         self._origins.update(self._staged_origins)
+        self._begun.update(self._staged_begun)
         self.rollback()
 
     def rollback(self) -> None:
         """The transaction has not been."""
         self._staged = {}
         self._staged_origins = {}
+        self._staged_begun = Counter()
 
     def __iter__(self) -> Iterator[StreamState]:
         return iter(self._streams.values())

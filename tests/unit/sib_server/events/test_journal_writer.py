@@ -17,7 +17,7 @@ import pytest
 
 from sib_protocol.errors import ExitCode
 from sib_protocol.events import summarize
-from sib_protocol.ids import HostName, LineNumber, new_host_id, new_stream_id
+from sib_protocol.ids import HostId, HostName, LineNumber, new_host_id, new_stream_id
 from sib_protocol.messages import GapReason
 from sib_protocol.settings import parse_settings
 from sib_server.events.failures import (
@@ -30,6 +30,7 @@ from sib_server.events.failures import (
     JournalUnavailableError,
     NumberRangeError,
     StreamOwnedError,
+    TooManyStreamsError,
 )
 from sib_server.events.incoming import Accepted, IncomingBatch, IncomingGap, Refused
 from sib_server.events.integrity import verify
@@ -344,6 +345,35 @@ def test_what_is_refused(path: Path) -> None:
     assert all(error.exit_code is ExitCode.REFUSED for error in refusals)
     assert isinstance(outcomes[1], Accepted)
     assert journal.last_seq == 2
+    journal.close()
+
+
+def test_a_host_begins_so_many_streams_and_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sib_server.events.journal.MOST_STREAMS", 3)
+
+    def begin(journal: Journal, host: HostId, many: int) -> list[type]:
+        entries = [
+            IncomingBatch(new_stream_id(), host, NAME, LineNumber(0), [b"x"]) for _ in range(many)
+        ]
+        return [
+            type(outcome.error) if isinstance(outcome, Refused) else type(outcome)
+            for outcome in journal.append(entries)
+        ]
+
+    journal = Journal.open(path)
+    assert begin(journal, HOST, 2) == [Accepted] * 2
+    assert begin(journal, HOST, 2) == [Accepted, TooManyStreamsError]
+    gap = IncomingGap(new_stream_id(), HOST, NAME, LineNumber(0), LineNumber(1), GapReason.DAMAGE)
+    (refused,) = journal.append([gap])
+    assert isinstance(refused, Refused)
+    # Others, and the server itself, are none the worse for it; nor are the streams that it has.
+    assert begin(journal, new_host_id(), 1) == [Accepted]
+    assert begin(journal, journal.journal_id, 5) == [Accepted] * 5
+    journal.close()
+    journal = Journal.open(path)
+    assert begin(journal, HOST, 1) == [TooManyStreamsError]
     journal.close()
 
 
