@@ -20,7 +20,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sib_protocol.errors import MalformedMessageError, TooLargeError
+from sib_server.errors import RefusedError
 from sib_server.events.sinks.http import parse_retry_after, read_bounded
+from sib_server.listener.answers import refusal_response
+from sib_server.listener.bodies import BodyPace, MemoryBudget, read_body
 from sib_server.stack.access import request_headers, tls
 from sib_server.stack.push import rewrite
 from sib_server.stack.push.rates import HostRates
@@ -41,7 +44,6 @@ METRICS_PATH: Final = "/api/v1/write"
 
 _MAX_ANSWER: Final = 2048
 _RETRY_SECONDS: Final = 5
-_CLOSING: Final = frozenset({408, 413})
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 
@@ -93,9 +95,6 @@ class _RefusedError(Exception):
         headers = (
             {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
         )
-        if self.status in _CLOSING:
-            # The rest of its body is not read.
-            headers["Connection"] = "close"
         return PlainTextResponse(f"{self}\n", self.status, headers)
 
 
@@ -107,7 +106,11 @@ class PushRoutes:
         host_of: the host behind a request; may raise the server's own error for one without a
             valid certificate, which passes through.
         reserved_sources: values of Loki's label ``source`` that belong to events.
+        memory: what all pushes in memory may take, bytes.
         clock: seconds, monotonic.
+
+    Attributes:
+        budget: how much of it is taken.
 
     Raises:
         StoreAccessError, FileAccessError: trust or credentials cannot be used.
@@ -119,12 +122,15 @@ class PushRoutes:
         host_of: Callable[[Request], Awaitable[AuthenticatedHost]],
         reserved_sources: Collection[str],
         *,
+        memory: int = 128 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._host_of = host_of
         self._reserved = frozenset(reserved_sources)
         self._clock = clock
+        self._pace = BodyPace(settings.patience_seconds, settings.min_bytes_per_second)
+        self.budget = MemoryBudget(memory)
         self._rates = HostRates(settings.bytes_per_second, settings.burst_bytes)
         self._session: aiohttp.ClientSession | None = None
         logs = None if settings.loki_url is None else settings.loki_url.rstrip("/") + LOKI_PATH
@@ -163,36 +169,24 @@ class PushRoutes:
         if wait > 0:
             return _RefusedError(429, "this host pushes more than it may", wait).response()
         try:
-            body = await self._read(request)
-            self._rates.spend(host.host_id, len(body), self._clock())
-            # In a thread: a large push takes some milliseconds that others need not wait for.
-            size, upstream = await asyncio.to_thread(prepare, request, body, host.host_name)
-            self._rates.spend(host.host_id, max(0, size - len(body)), self._clock())
-            return await self._forward(upstream)
+            with self.budget.share() as share:
+                limit = self._settings.max_body_bytes
+                body = await read_body(request, limit, pace=self._pace, share=share)
+                self._rates.spend(host.host_id, len(body), self._clock())
+                # In a thread: a large push takes some milliseconds that others need not wait for.
+                size, upstream = await asyncio.to_thread(prepare, request, body, host.host_name)
+                self._rates.spend(host.host_id, max(0, size - len(body)), self._clock())
+                # Until the store has answered: one that hangs must not fill the memory.
+                share.take(len(upstream.body))
+                return await self._forward(upstream)
+        except RefusedError as error:
+            return refusal_response(error)
         except TooLargeError as error:
             return _RefusedError(413, error.problem).response()
         except MalformedMessageError as error:
             return _RefusedError(400, error.problem).response()
         except _RefusedError as refused:
             return refused.response()
-
-    async def _read(self, request: Request) -> bytes:
-        settings = self._settings
-        announced = request.headers.get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced) > settings.max_body_bytes:
-            raise TooLargeError("a push", settings.max_body_bytes)
-        body = bytearray()
-        begun = asyncio.get_running_loop().time() + settings.patience_seconds
-        try:
-            async with asyncio.timeout_at(begun) as deadline:
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > settings.max_body_bytes:
-                        raise TooLargeError("a push", settings.max_body_bytes)
-                    deadline.reschedule(begun + len(body) / settings.min_bytes_per_second)
-        except TimeoutError as error:
-            raise _RefusedError(408, "the push came too slowly") from error
-        return bytes(body)
 
     def _prepare_logs(self, request: Request, body: bytes, host: HostName) -> tuple[int, _Upstream]:
         settings = self._settings

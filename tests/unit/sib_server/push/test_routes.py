@@ -35,11 +35,14 @@ class Store:
         self.status = 204
         self.text = ""
         self.half = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.headers: dict[str, str] = {}
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
 
     async def handle(self, request: web.Request) -> web.Response:
         self.seen.append((request.path, dict(request.headers), await request.read()))
+        await self.answers.wait()
         if self.half:
             return cut(request, b"HTTP/1.1 204 No Con")
         return web.Response(status=self.status, text=self.text, headers=self.headers)
@@ -48,7 +51,11 @@ class Store:
 Client = httpx.AsyncClient
 
 
-def run(scenario: Callable[[Client, Store, PushRoutes], Awaitable[None]], **settings: Any) -> None:
+def run(
+    scenario: Callable[[Client, Store, PushRoutes], Awaitable[None]],
+    memory: int = 2**20,
+    **settings: Any,
+) -> None:
     async def main() -> None:
         store = Store()
         app = web.Application(client_max_size=1 << 26)
@@ -60,7 +67,7 @@ def run(scenario: Callable[[Client, Store, PushRoutes], Awaitable[None]], **sett
         async def host_of(_: Request) -> Host:
             return Host(HostId("id"), HostName("web-1"))
 
-        routes = PushRoutes(PushSettings(**given), host_of, {"syscall"})
+        routes = PushRoutes(PushSettings(**given), host_of, {"syscall"}, memory=memory)
         transport = httpx.ASGITransport(app=Starlette(routes=routes.routes()))
         async with httpx.AsyncClient(transport=transport, base_url="https://sib") as client:
             await scenario(client, store, routes)
@@ -251,6 +258,26 @@ def test_a_store_that_does_not_answer_is_503() -> None:
         assert (await client.post(LOKI_PATH, content=logs())).status_code == 503
 
     run(scenario, metrics_url="http://127.0.0.1:1")
+
+
+def test_a_store_that_hangs_does_not_fill_the_memory() -> None:
+    async def scenario(client: Client, store: Store, routes: PushRoutes) -> None:
+        store.answers.clear()
+        text = json.dumps({"streams": [{"stream": {}, "values": [["1", "x" * 5000]]}]}).encode()
+        headers = {"Content-Type": "application/json"}
+        waiting = asyncio.create_task(client.post(LOKI_PATH, content=text, headers=headers))
+        while not store.seen:
+            await asyncio.sleep(0.01)
+        assert 10_000 < routes.budget.used < 12_000
+        refused = await client.post(LOKI_PATH, content=text, headers=headers)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.headers["Connection"] == "close"
+        store.answers.set()
+        assert (await waiting).status_code == 204
+        assert (await client.post(LOKI_PATH, content=text, headers=headers)).status_code == 204
+        assert routes.budget.used == 0
+
+    run(scenario, memory=14_000)
 
 
 def test_a_host_over_its_rate_waits() -> None:
