@@ -102,7 +102,7 @@ class Answer:
     """An HTTP answer that is neither a refusal nor busy.
 
     Attributes:
-        status: 200 to 299, or 409.
+        status: 200 to 299, 409, or 304 to a request with an ETag.
         body: at most ``MAX_MESSAGE_BYTES``.
     """
 
@@ -121,7 +121,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         ServerBusyError: try again later.
         ServerRefusedError: it will not do.
     """
-    if 200 <= status < 300 or status == 409:
+    if 200 <= status < 300 or status in {304, 409}:
         return Answer(status, body)
     try:
         refusal = decode_message(body, Refusal)
@@ -195,9 +195,14 @@ class ServerClient:
         """``POST`` a message; see :meth:`_send`."""
         return self.post(path, encode_message(message), content_type="application/json")
 
-    def get(self, path: str) -> Answer:
-        """``GET``; see :meth:`_send`."""
-        return self._send("GET", path, None, {})
+    def get(self, path: str, *, etag: str | None = None) -> Answer:
+        """``GET``; see :meth:`_send`.
+
+        Args:
+            path: of it.
+            etag: of what is known already; the same is answered with 304 and nothing else.
+        """
+        return self._send("GET", path, None, {} if etag is None else {"if-none-match": etag})
 
     def _places(self) -> list[int]:
         """In what order the servers are tried; a copy, since another thread may prefer another."""

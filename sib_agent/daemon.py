@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_agent.bundles.asking import SPREAD
 from sib_agent.bundles.engine import Falco
-from sib_agent.bundles.fetching import BundleFetcher
+from sib_agent.bundles.fetching import BundleSource
 from sib_agent.bundles.keeping import BundleKeeper
 from sib_agent.bundles.store import BundleStore
 from sib_agent.bundles.watching import WatchLimits
@@ -50,7 +51,6 @@ _log: Final = logging.getLogger(__name__)
 _STATUS_SECONDS: Final = 5.0
 _FIRST_REPORT_SECONDS: Final = 1.0
 _LONGEST_INTERVAL: Final = 600.0
-_SPREAD: Final = (0.75, 0.93)
 _DOUBTS: Final = 3
 """After how many refusals on end that may be of the certificate it is renewed before its time: a
 server that is restarted hangs up, too."""
@@ -152,7 +152,7 @@ class AgentDaemon:
         return BundleKeeper(
             BundleStore(self._settings.falco.bundles, settings.state),
             Falco(self._settings.falco),
-            BundleFetcher(),
+            BundleSource(self._client),
             lambda: self._intake.state.lines_read,
             limits=WatchLimits(
                 settings.comeback_seconds,
@@ -246,12 +246,12 @@ class AgentDaemon:
                 self._renewer.step()
                 report = self._client.post_message("/v1/health", self._snapshot().report)
                 answer = report.decode(HealthAnswer)
-                self._bundles.want(answer.bundle)
                 told = min(_LONGEST_INTERVAL, max(1.0, answer.interval_seconds))
                 backoff, doubts = backoff.succeeded(), 0
                 # Spread, or a fleet that starts together reports together for ever; and never
-                # later than told, because a bundle has to be here by then.
-                interval = told * draw.uniform(*_SPREAD)
+                # later than told.
+                interval = told * draw.uniform(*SPREAD)
+                self._bundles.told(answer.bundle, interval)
             except SibError as error:
                 backoff = backoff.failed()
                 interval = backoff.wait(draw)

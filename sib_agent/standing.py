@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sib_protocol.identity import Identity
-    from sib_protocol.messages import BundleHealth
+    from sib_protocol.messages import BundleEnd, BundleHealth
     from sib_protocol.units import UnitState
 
 _FRESH_SECONDS: Final = 30.0
@@ -90,9 +90,13 @@ def judge_standing(
 
 def bundle_problems(bundle: BundleHealth | None) -> list[str]:
     """What a person should know of the host's bundle."""
-    if bundle is None or bundle.ended is None:
+    if bundle is None:
         return []
-    ended = bundle.ended
+    kept = [f"new bundles may be kept from this host: {bundle.withheld}"] if bundle.withheld else []
+    return kept + ([] if bundle.ended is None else _end_problems(bundle.ended))
+
+
+def _end_problems(ended: BundleEnd) -> list[str]:
     if ended.outcome is BundleOutcome.UNPROVEN:
         return [f"bundle {ended.version} could not be proven: {ended.reason}"]
     if ended.outcome is BundleOutcome.REFUSED:

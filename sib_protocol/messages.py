@@ -16,15 +16,18 @@ route                                       request                 answer
 ``GET /v1/streams/{stream}``                nothing                 :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/events?first``  gzip lines              :class:`StreamAnswer`
 ``POST /v1/streams/{stream}/gaps``          :class:`GapReport`      :class:`StreamAnswer`
+``GET /v1/bundle/wanted``                   nothing                 :class:`WantedBundle`
 ``GET /v1/bundle/metadata/{name}``          nothing                 TUF metadata, JSON
 ``GET /v1/bundle/targets/{name}``           nothing                 a part of a bundle
 ==========================================  ======================  =========================
 
-Every refusal is a :class:`Refusal`.
+Every refusal is a :class:`Refusal`. All below ``/v1/bundle`` have ETags: with ``If-None-Match`` the
+answer is 304 where nothing changed. Where no bundle is wanted it is 204.
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import Enum
 from typing import TypeVar
 
@@ -211,6 +214,7 @@ class BundleHealth(msgspec.Struct, frozen=True):
         trying: the version that is being fetched or on trial, else ``None``.
         engine: what is known of Falco on the host: its version, or why there is none to watch.
         failed: how the last one ended that was not taken, if any; the one after it may be in force.
+        withheld: why new bundles may be kept from this host, if they may.
     """
 
     version: int
@@ -218,6 +222,7 @@ class BundleHealth(msgspec.Struct, frozen=True):
     trying: int | None = None
     engine: str = ""
     failed: BundleEnd | None = None
+    withheld: str | None = None
 
 
 class HealthReport(msgspec.Struct, frozen=True):
@@ -264,6 +269,14 @@ class WantedBundle(msgspec.Struct, frozen=True):
     version: int
     targets: tuple[str, ...]
     wait_seconds: float = 0.0
+
+    def etag(self) -> str:
+        """The same for the same parts of the same version, however long to wait for them.
+
+        Both sides make it, so that a host can ask whether what a health answer named still holds.
+        """
+        names = "\n".join((str(self.version), *self.targets))
+        return f'"{hashlib.sha256(names.encode(errors="backslashreplace")).hexdigest()}"'
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):

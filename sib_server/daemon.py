@@ -210,9 +210,7 @@ class ServerDaemon:
         )
         stack.push_async_callback(self._listener.stop)
         await self._listener.start()
-        await self._start_metrics(
-            fleet, events, BundleCollector(desk, bundles.transfers, fleet.standings)
-        )
+        await self._start_metrics(fleet, events, BundleCollector(desk, bundles, fleet.standings))
 
     async def _keep_bundles(self, fleet: Fleet) -> BundleDesk:
         settings = self._settings.bundles

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sib_agent.bundles import plan
 from sib_agent.bundles import state as states
+from sib_agent.bundles.asking import Asking
 from sib_agent.bundles.fetching import NotFetched
+from sib_agent.bundles.freshness import Freshness, withheld
 from sib_agent.bundles.state import BundleState, Trial
 from sib_agent.bundles.watching import Harm, TrialWatch
+from sib_agent.client import ServerBusyError, ServerUnreachableError
 from sib_protocol.backoff import Backoff
 from sib_protocol.errors import SibError
 from sib_protocol.messages import BundleHealth
@@ -53,13 +56,33 @@ class Engine(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Where bundles come from."""
+
+    def ask(self, known: WantedBundle | None) -> WantedBundle | None:
+        """Which bundle the server wants here; the known one where that still holds.
+
+        Raises:
+            SibError: it did not answer.
+        """
+        ...
+
+    def fetch(self, wanted: WantedBundle) -> Fetched | NotFetched:
+        """Fetch and prove a bundle."""
+        ...
+
+    def refresh(self) -> NotFetched | None:
+        """Fetch and prove what is signed now, and no bundle; ``None`` where that went well."""
+        ...
+
+
 class BundleKeeper:
-    """One thread's work; :meth:`want` and :meth:`health` are for others.
+    """One thread's work; :meth:`told` and :meth:`health` are for others.
 
     Args:
         store: bundles on disk.
         engine: Falco.
-        fetch: fetches and proves a bundle.
+        source: the server.
         lines: how many events were taken from Falco so far.
         limits: how bundles are watched.
         trust: SHA-256 of the root that is pinned now, hex; empty without one.
@@ -72,7 +95,7 @@ class BundleKeeper:
         self,
         store: BundleStore,
         engine: Engine,
-        fetch: Callable[[WantedBundle], Fetched | NotFetched],
+        source: Source,
         lines: Callable[[], int],
         *,
         limits: WatchLimits,
@@ -83,7 +106,7 @@ class BundleKeeper:
     ) -> None:
         self._store = store
         self._engine = engine
-        self._fetch = fetch
+        self._source = source
         self._lines = lines
         self._limits = limits
         self._on_news = on_news
@@ -98,6 +121,9 @@ class BundleKeeper:
         self._watch: TrialWatch | None = None
         self._counted = (steady(), lines())
         self._view = ""
+        self._asking = Asking.begun(steady())
+        self._freshness = Freshness()
+        self._withheld: str | None = None
         self._wake = threading.Event()
         self._trust = trust
         self._state = BundleState()
@@ -122,8 +148,17 @@ class BundleKeeper:
             self._store.sweep(kept)
         self._see()
 
-    def want(self, wanted: WantedBundle | None) -> None:
-        """Tell what the server wants; from any thread."""
+    def told(self, wanted: WantedBundle | None, report_in: float) -> None:
+        """Tell what a health report was answered; from any thread.
+
+        Args:
+            wanted: the bundle that the server wants here, if it wants one.
+            report_in: when the next report is made, seconds from now.
+        """
+        self._asking = self._asking.told(self._steady(), report_in, self._draw)
+        self._want(wanted)
+
+    def _want(self, wanted: WantedBundle | None) -> None:
         if wanted is None:
             return
         known = self._wanted
@@ -138,7 +173,9 @@ class BundleKeeper:
         """How the host stands; from any thread."""
         state = self._state
         trying = state.trial.version if state.trial is not None else None
-        return BundleHealth(state.version, state.ended, trying, self._view, state.failed)
+        return BundleHealth(
+            state.version, state.ended, trying, self._view, state.failed, self._withheld
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop; the one who tells wakes it, too.
@@ -151,7 +188,7 @@ class BundleKeeper:
                 if not opened:
                     self.open()
                 opened = True
-                pause = self.step()
+                pause = self.turn()
             except (OSError, SibError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error.problem
                 _log.error("bundles: %s", error)
@@ -165,6 +202,31 @@ class BundleKeeper:
         """Look at once whether there is something to do."""
         self._wake.set()
 
+    def turn(self) -> float:
+        """Ask if it is time, and do the next step. Returns how long there is nothing to do."""
+        if self._state.trial is not None:
+            # What comes of it is watched, and whatever is wanted now comes after it.
+            return self.step()
+        if self._steady() >= self._asking.due:
+            self._ask()
+        return min(self.step(), self._asking.due - self._steady())
+
+    def _ask(self) -> None:
+        known = self._wanted
+        try:
+            wanted = self._source.ask(known)
+        except (ServerBusyError, ServerUnreachableError) as error:
+            at_least = (error.retry_after or 0.0) if isinstance(error, ServerBusyError) else 0.0
+            self._asking = self._asking.failed(self._steady(), self._draw, at_least=at_least)
+        except SibError as error:
+            _log.debug("the server does not say which bundle it wants: %s", error.problem)
+            self._asking = self._asking.refused(self._steady(), self._draw)
+        else:
+            self._asking = self._asking.answered(self._steady(), self._draw)
+            # A health answer that came meanwhile is not older.
+            if self._wanted is known:
+                self._want(wanted)
+
     def step(self) -> float:
         """Do the next step. Returns how long there is nothing to do after it, seconds."""
         if self._state.trial is None:
@@ -175,6 +237,7 @@ class BundleKeeper:
         match step:
             case plan.Rest():
                 self._see()
+                self._stay_fresh()
                 return _REST_SECONDS
             case plan.Point(directory=directory):
                 self._store.point(directory)
@@ -209,7 +272,7 @@ class BundleKeeper:
         if wait > 0:
             return min(wait, _REST_SECONDS)
         self._counted = (self._steady(), self._lines())
-        found = self._fetch(wanted)
+        found = self._source.fetch(wanted)
         if isinstance(found, NotFetched):
             self._backoff = self._backoff.failed()
             pause = self._backoff.wait(self._draw)
@@ -221,6 +284,27 @@ class BundleKeeper:
         self._backoff = self._backoff.succeeded()
         self._digests[wanted.version] = found.digests
         return 0.0
+
+    def _stay_fresh(self) -> None:
+        trust = self._trust()
+        if not trust:
+            return
+        held = self._store.held(trust)
+        self._freshness = self._freshness.seen(held, self._clock(), self._steady(), self._draw)
+        if self._steady() >= self._freshness.due:
+            found = self._source.refresh()
+            if found is None:
+                self._freshness, held = Freshness(), self._store.held(trust)
+            else:
+                unproven = found.reason if found.proven_bad else None
+                self._freshness = self._freshness.failed(
+                    self._steady(), self._draw, unproven=unproven
+                )
+        before = self._withheld
+        self._withheld = withheld(held, self._wanted, self._freshness.problem)
+        if self._withheld not in {None, before}:
+            _log.error("new bundles may be kept from this host: %s", self._withheld)
+            self._on_news()
 
     def _do_try(self, version: int) -> None:
         state = self._state

@@ -5,7 +5,7 @@ a third of the daemon's memory, for a second a week.
 
 What is trusted is the root that was pinned when the host enrolled, and what it vouches for. The
 server's TLS key is not: whoever holds it can keep new bundles away, until the timestamp expires and
-that is told, but cannot have the host take one.
+that is told (:mod:`.freshness`), but cannot have the host take one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import os
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -117,14 +118,33 @@ def pull(
         ServerUnreachableError, ServerBusyError: as they say.
     """
     names = _check_names(version, targets)
+    with _proving(identities, bundles) as updater:
+        parts = {names[info.path]: _download(updater, info) for info in _find(updater, names)}
+    bundles.stage(version, _merge(version, parts))
+    return {part: hashlib.sha256(packed).hexdigest() for part, packed in parts.items()}
+
+
+def refresh(identities: IdentityStore, bundles: BundleStore) -> None:
+    """Fetch and prove what is signed now, and no bundle.
+
+    Raises:
+        UnprovenBundleError: TUF does not vouch for it, or it is not fresh.
+        ServerUnreachableError, ServerBusyError: as they say.
+    """
+    with _proving(identities, bundles) as updater:
+        updater.refresh()
+
+
+@contextmanager
+def _proving(identities: IdentityStore, bundles: BundleStore) -> Iterator[Updater]:
+    """TUF's client over what was proven before, and its errors as ours."""
     root = pinned_root(identities)
-    place = bundles.trust / hashlib.sha256(root).hexdigest()[:16]
+    place = bundles.trust(hashlib.sha256(root).hexdigest())
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     client = ServerClient(identities.load().servers, lambda: identity_context(identities))
     try:
         with tempfile.TemporaryDirectory(dir=bundles.state, prefix="staging-") as scratch:
-            updater = _updater(place, root, scratch, client)
-            parts = {names[info.path]: _download(updater, info) for info in _find(updater, names)}
+            yield _updater(place, root, scratch, client)
     except DownloadError as error:
         raise _explain(error) from error
     except RepositoryError as error:
@@ -132,8 +152,6 @@ def pull(
     finally:
         client.close()
         _make_durable(place)
-    bundles.stage(version, _merge(version, parts))
-    return {part: hashlib.sha256(packed).hexdigest() for part, packed in parts.items()}
 
 
 def _check_names(version: int, targets: Sequence[str]) -> dict[str, str]:

@@ -12,13 +12,16 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sib_agent.bundles.freshness import Held
 from sib_agent.bundles.plan import Disk
 from sib_agent.bundles.state import BundleState
-from sib_protocol.errors import UNDECODABLE
+from sib_protocol.bundles.names import parse_target_name
+from sib_protocol.errors import UNDECODABLE, MalformedMessageError
 from sib_protocol.files import sync_directory, write_atomic, write_synced
 
 if TYPE_CHECKING:
@@ -30,6 +33,15 @@ PARTS: Final = ("rules", "drills")
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _DIRECTORY_MODE: Final = 0o750
 _FILE_MODE: Final = 0o640
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    expires: datetime
+    targets: dict[str, object] = {}
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    signed: _Signed
 
 
 class BundleStore:
@@ -44,10 +56,33 @@ class BundleStore:
         self.bundles = bundles
         self.state = state
 
-    @property
-    def trust(self) -> Path:
-        """Where TUF's metadata are kept, by the root that they begin with."""
-        return self.state / "trust"
+    def trust(self, root: str) -> Path:
+        """Where TUF's metadata are kept that begin with a root.
+
+        Args:
+            root: its SHA-256, hex.
+        """
+        return self.state / "trust" / root[:16]
+
+    def held(self, root: str) -> Held | None:
+        """What was proven last under a root; ``None`` if nothing was."""
+        timestamp, targets = (
+            self._metadata(self.trust(root) / f"{role}.json") for role in ("timestamp", "targets")
+        )
+        if timestamp is None or targets is None:
+            return None
+        try:
+            versions = frozenset(parse_target_name(name).version for name in targets.targets)
+        except MalformedMessageError:
+            return None
+        return Held(timestamp.expires.timestamp(), versions)
+
+    def _metadata(self, path: Path) -> _Signed | None:
+        """Proven before it was written, by TUF's client."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=_Metadata).signed
+        except (FileNotFoundError, NotADirectoryError, *UNDECODABLE):
+            return None
 
     def prepare(self) -> None:
         """Make what is missing: the folders, and the empty bundle 0 as the one in force."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sib_agent.bundles.pulling import pull
+from sib_agent.bundles.pulling import pull, refresh
 from sib_agent.bundles.store import BundleStore
 from sib_agent.cli.context import pass_settings
 from sib_agent.settings import AgentSettings
@@ -18,16 +18,23 @@ if TYPE_CHECKING:
 
 
 @click.command("bundle-fetch", hidden=True)
-@click.argument("version", type=click.IntRange(min=1))
-@click.argument("targets", nargs=-1, required=True)
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.argument("targets", nargs=-1)
 @pass_settings
-def bundle_fetch(settings: AgentSettings, version: int, targets: Sequence[str]) -> None:
+def bundle_fetch(settings: AgentSettings, version: int | None, targets: Sequence[str]) -> None:
     """Fetch and prove a bundle, and put its files beside the others; the daemon does the rest.
 
+    Without a version what the server signs is fetched and proven, and no bundle.
+
     \b
-    Example:
+    Examples:
       sib-agent bundle-fetch 7 7.base.tar.gz
+      sib-agent bundle-fetch
     """
     store = BundleStore(settings.falco.bundles, settings.bundles.state)
-    digests = pull(IdentityStore(settings.identity.directory), store, version, targets)
-    print_json({"digests": digests})
+    identities = IdentityStore(settings.identity.directory)
+    if version is None:
+        refresh(identities, store)
+        print_json({"digests": {}})
+    else:
+        print_json({"digests": pull(identities, store, version, targets)})

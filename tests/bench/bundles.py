@@ -72,7 +72,8 @@ class Link:
     async def ask(self, raw: bytes) -> tuple[int, bytes]:
         self._writer.write(raw)
         head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        # An answer that has no body need not say so.
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or b"0")
         return int(head[9:12]), await self._reader.readexactly(length)
 
     async def get(self, path: str) -> tuple[int, bytes]:

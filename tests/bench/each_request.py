@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 from sib_protocol.batches import encode_lines
+from sib_protocol.messages import WantedBundle
 from tests.bench.bundles import Host, Link, Tally
 from tests.bench.fleet import enroll_all, health_body, request
 from tests.bench.load import Percentiles, cpu_seconds, machine
@@ -30,7 +31,9 @@ Ask = Callable[[int, int], Awaitable[int]]
 """One request of a host's number, the so-manieth of it; returns the status."""
 
 
-def kinds(port: int, links: list[Link], hosts: list[Host], part: str) -> dict[str, Ask]:
+def kinds(
+    port: int, links: list[Link], hosts: list[Host], part: str, wanted: WantedBundle
+) -> dict[str, Ask]:
     streams = [str(uuid.uuid4()) for _ in links]
 
     async def fetch(number: int, path: str) -> int:
@@ -38,6 +41,12 @@ def kinds(port: int, links: list[Link], hosts: list[Host], part: str) -> dict[st
 
     async def send(number: int, path: str, body: bytes) -> int:
         return (await links[number].ask(request(path, body)))[0]
+
+    async def unchanged(number: int, _turn: int) -> int:
+        head = f"GET /v1/bundle/wanted HTTP/1.1\r\nHost: sib\r\nIf-None-Match: {wanted.etag()}"
+        status, _body = await links[number].ask(f"{head}\r\n\r\n".encode())
+        assert status == 304, status
+        return 200
 
     async def handshake(number: int, _turn: int) -> int:
         (await Link.open(port, hosts[number]._tls)).close()
@@ -51,6 +60,7 @@ def kinds(port: int, links: list[Link], hosts: list[Host], part: str) -> dict[st
         "ca (no look-up)": lambda number, _: fetch(number, "/v1/ca"),
         "health report": lambda number, _: send(number, "/v1/health", health_body(number)),
         "batch of one event": events,
+        "which bundle, unchanged": unchanged,
         "bundle metadata": lambda number, _: fetch(number, "/v1/bundle/metadata/timestamp.json"),
         "bundle part": lambda number, _: fetch(number, part),
         "handshake": handshake,
@@ -100,7 +110,8 @@ def run(size: int, seconds: float) -> dict[str, Any]:
             hosts = [Host(n, server.port, path, Tally()) for n, path in enumerate(identities)]
             links = [await Link.open(server.port, host._tls) for host in hosts]
             part = f"/v1/bundle/targets/{found['sha256']}.{found['target']}"
-            asks = kinds(server.port, links, hosts, part)
+            wanted = WantedBundle(made["history"][-1]["version"], (found["target"],))
+            asks = kinds(server.port, links, hosts, part, wanted)
             return {name: await measure(server, ask, seconds) for name, ask in asks.items()}
 
         try:

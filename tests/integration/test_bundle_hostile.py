@@ -22,23 +22,32 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from click.testing import CliRunner, Result
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sib_agent.bundles import pulling
 from sib_agent.bundles.engine import Falco
-from sib_agent.bundles.fetching import Fetched
+from sib_agent.bundles.fetching import BundleSource, Fetched, NotFetched
 from sib_agent.bundles.keeping import BundleKeeper
-from sib_agent.bundles.pulling import UnfitBundleError, UnprovenBundleError, pull
+from sib_agent.bundles.pulling import UnfitBundleError, UnprovenBundleError, pull, refresh
 from sib_agent.bundles.store import BundleStore
 from sib_agent.bundles.watching import WatchLimits
-from sib_agent.client import ServerBusyError, ServerUnreachableError
+from sib_agent.cli import main
+from sib_agent.client import (
+    ServerBusyError,
+    ServerClient,
+    ServerRefusedError,
+    ServerUnreachableError,
+)
 from sib_agent.enrollment import enroll, renew
 from sib_agent.settings import FalcoSettings
 from sib_protocol.bundles.archive import LIMITS
-from sib_protocol.identity import IdentityStore
+from sib_protocol.errors import ExitCode, MalformedMessageError
+from sib_protocol.identity import IdentityStore, identity_context
 from sib_protocol.ids import HostName
+from sib_protocol.limits import MAX_MESSAGE_BYTES
 from sib_protocol.messages import BundleHealth, WantedBundle
 from sib_server.detection.bundles.expiries import Expiries
 from sib_server.detection.bundles.publishing import Content, Publisher, make_content
@@ -62,6 +71,8 @@ class Hostile:
     files: dict[str, Answer] = field(default_factory=dict)
     pinned: str | None = None
     connections: set[Any] = field(default_factory=set)
+    said: Response = field(default_factory=lambda: Response(status_code=204))
+    tags: list[str | None] = field(default_factory=list)
 
     def root(self) -> str | None:
         return self.pinned
@@ -76,9 +87,17 @@ class Hostile:
             return Response(b'{"error":"no_such_file","problem":"no"}', 404)
         return Response(found) if isinstance(found, bytes) else found()
 
+    async def say(self, request: Request) -> Response:
+        self.tags.append(request.headers.get("if-none-match"))
+        return self.said
+
     def routes(self) -> list[Route]:
         return [
-            Route(f"/v1/bundle/{kind}/{{name}}", self.answer) for kind in ("metadata", "targets")
+            Route("/v1/bundle/wanted", self.say),
+            *(
+                Route(f"/v1/bundle/{kind}/{{name}}", self.answer)
+                for kind in ("metadata", "targets")
+            ),
         ]
 
     def serve(self, repository: Repository) -> None:
@@ -256,13 +275,33 @@ def test_an_old_list_behind_a_new_timestamp(lab: Lab, role: str) -> None:
     refused(lab, first, f"{role} version|{role} v")
 
 
+@dataclass
+class Pulling:
+    """The server, to a keeper in this process."""
+
+    lab: Lab
+
+    def ask(self, known: WantedBundle | None) -> WantedBundle | None:
+        return known
+
+    def fetch(self, wanted: WantedBundle) -> Fetched | NotFetched:
+        return Fetched(self.lab.pull(wanted.version))
+
+    def refresh(self) -> NotFetched | None:
+        try:
+            refresh(self.lab.identities, self.lab.store)
+        except UnprovenBundleError as error:
+            return NotFetched(error.problem, proven_bad=True)
+        return None
+
+
 def test_the_one_before_is_still_signed_and_not_taken_by_a_host_that_went_on(lab: Lab) -> None:
     """TUF vouches for both halves of a rollout; that a host only goes up is its own rule."""
     first, second = lab.publish(), lab.publish()
     keeper = BundleKeeper(
         lab.store,
         Falco(FalcoSettings(enabled=False)),
-        lambda wanted: Fetched(lab.pull(wanted.version)),
+        Pulling(lab),
         lambda: 0,
         limits=WatchLimits(comeback_seconds=1.0, probation_seconds=1.0, storm=1000.0),
         trust=lambda: "root",
@@ -271,7 +310,7 @@ def test_the_one_before_is_still_signed_and_not_taken_by_a_host_that_went_on(lab
     keeper.open()
 
     def settle(version: int) -> BundleHealth:
-        keeper.want(WantedBundle(version, (f"{version}.base.tar.gz",)))
+        keeper.told(WantedBundle(version, (f"{version}.base.tar.gz",)), 26.0)
         for _ in range(20):
             keeper.step()
         return keeper.health()
@@ -283,6 +322,107 @@ def test_the_one_before_is_still_signed_and_not_taken_by_a_host_that_went_on(lab
     assert health.ended is not None
     assert health.ended.reason == f"it is older than bundle {second}, seen before"
     assert lab.store.disk().current == second
+
+
+def test_who_keeps_bundles_back_is_noticed_when_signatures_grow_old(lab: Lab) -> None:
+    """A frozen server names nothing new; all that betrays it is time."""
+    first = lab.publish()
+    life = 4
+    soon = Repository(
+        lab.repository.directory,
+        Expiries(timestamp=timedelta(days=1)),
+        clock=lambda: time.time_ns() - DAY + life * 10**9,
+    )
+    with soon.locked():
+        soon.commit(soon.releases())
+    lab.server.serve(soon)
+    steady = itertools.count(1000.0, 600.0).__next__
+    root = lab.identities.bundle_root()
+    assert root is not None
+    keeper = BundleKeeper(
+        lab.store,
+        Falco(FalcoSettings(enabled=False)),
+        Pulling(lab),
+        lambda: 0,
+        limits=WatchLimits(comeback_seconds=1.0, probation_seconds=1.0, storm=1000.0),
+        trust=lambda: hashlib.sha256(root).hexdigest(),
+        steady=steady,
+    )
+    keeper.open()
+    wanted = WantedBundle(first, (f"{first}.base.tar.gz",))
+
+    def held_back() -> str | None:
+        for _ in range(20):
+            keeper.told(wanted, 26.0)
+            keeper.step()
+        return keeper.health().withheld
+
+    held_back()
+    assert keeper.health().version == first
+    time.sleep(life)
+    assert "timestamp.json is expired" in str(held_back())
+    # What is fresh again is passed on, and that it names others only is seen, too.
+    for _ in range(3):
+        newest = lab.publish()
+    found = str(held_back())
+    assert found.startswith(f"the server says bundle {first}, and what it signs says")
+    wanted = WantedBundle(newest, (f"{newest}.base.tar.gz",))
+    assert held_back() is None
+    assert keeper.health().version == newest
+
+
+def test_whatever_answers_the_question_a_host_goes_on(lab: Lab) -> None:
+    client = ServerClient(
+        lab.identities.load().servers, lambda: identity_context(lab.identities), timeout=10.0
+    )
+    source, known = BundleSource(client), WantedBundle(7, ("7.base.tar.gz",))
+    try:
+        assert source.ask(None) is None
+        lab.server.said = Response(status_code=304)
+        assert source.ask(known) is known
+        assert source.ask(None) is None
+        assert lab.server.tags == [None, known.etag(), None]
+        lab.server.said = Response(b'{"version": 8, "targets": ["8.base.tar.gz"], "new": 1}')
+        assert source.ask(known) == WantedBundle(8, ("8.base.tar.gz",))
+        for body in (b"", b"[]", b'{"version": "8", "targets": 7}', b"\xff", b"[" * 100_000):
+            lab.server.said = Response(body)
+            with pytest.raises(MalformedMessageError):
+                source.ask(known)
+        lab.server.said = Response(b" " * (MAX_MESSAGE_BYTES + 1))
+        with pytest.raises(ServerUnreachableError, match="far too long"):
+            source.ask(known)
+        lab.server.said = Response(b"", 404)
+        with pytest.raises(ServerRefusedError):
+            source.ask(known)
+    finally:
+        client.close()
+
+
+def test_the_command_refreshes_what_was_proven(lab: Lab, tmp_path: Path) -> None:
+    """What the daemon starts; its exit code is how it hears of a freeze."""
+    lab.publish()
+    settings = tmp_path / "agent.yaml"
+    tree = {
+        "identity": {"directory": str(tmp_path / "identity")},
+        "falco": {"bundles": str(lab.store.bundles)},
+        "bundles": {"state": str(lab.store.state)},
+    }
+    settings.write_text(json.dumps(tree))
+
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(main, ["--config", str(settings), "bundle-fetch", *more])
+
+    done = run()
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"digests": {}})
+    root = lab.identities.bundle_root()
+    assert root is not None
+    held = lab.store.held(hashlib.sha256(root).hexdigest())
+    assert held is not None
+    assert held.versions == {1}
+    assert lab.store.disk().complete == {0}
+    assert json.loads(run("1", "1.base.tar.gz").stdout)["digests"].keys() == {"base"}
+    lab.server.change("timestamp.json", lambda content: content[:-9])
+    assert run().exit_code == ExitCode.UNTRUSTED
 
 
 def test_an_expired_one(lab: Lab, tmp_path: Path) -> None:
@@ -438,7 +578,7 @@ def test_what_was_seen_is_on_disk_before_it_is_believed(lab: Lab) -> None:
     assert synced.call_count >= 4
     root = lab.identities.bundle_root()
     assert root is not None
-    kept = lab.store.trust / hashlib.sha256(root).hexdigest()[:16]
+    kept = lab.store.trust(hashlib.sha256(root).hexdigest())
     assert {path.name for path in kept.glob("*.json")} == {
         *("root.json", "timestamp.json", "snapshot.json", "targets.json"),
     }

@@ -15,6 +15,7 @@ from sib_protocol.messages import (
     HealthAnswer,
     HealthReport,
     SpoolHealth,
+    WantedBundle,
     decode_message,
     encode_message,
 )
@@ -25,6 +26,7 @@ from tests.support.wire import Attacker, Host, Wire, fresh
 
 pytestmark = pytest.mark.timeout(120)
 
+WANTED = "/v1/bundle/wanted"
 METADATA = "/v1/bundle/metadata/"
 TARGETS = "/v1/bundle/targets/"
 
@@ -80,11 +82,20 @@ def test_a_host_is_told_and_fetches_and_a_stranger_or_a_removed_one_gets_nothing
     host = fresh(hosts)
     wire = hosts.wire(host)
     assert report(wire, BundleHealth(0)).bundle is None
+    assert wire.ask("GET", WANTED).status == 204
     # A running server notices that the repository was made.
     publisher.cli("bundle", "init")
     answer = published(publisher, hosts, host, b"- list: one\n  items: []\n")
     assert answer.bundle is not None
     (target,) = answer.bundle.targets
+    # What the report was answered can be asked for, and whether it still holds.
+    asked = wire.ask("GET", WANTED)
+    assert asked.headers["etag"] == answer.bundle.etag()
+    assert decode_message(asked.body, WantedBundle) == answer.bundle
+    same = wire.ask("GET", WANTED, headers={"If-None-Match": answer.bundle.etag()})
+    assert (same.status, same.body, same.headers["etag"]) == (304, b"", answer.bundle.etag())
+    other = WantedBundle(answer.bundle.version, ())
+    assert wire.ask("GET", WANTED, headers={"If-None-Match": other.etag()}).status == 200
     timestamp = wire.ask("GET", METADATA + "timestamp.json")
     assert timestamp.status == 200
     snapshot = timestamp.json()["signed"]["meta"]["snapshot.json"]["version"]
@@ -100,14 +111,14 @@ def test_a_host_is_told_and_fetches_and_a_stranger_or_a_removed_one_gets_nothing
     etag = {"If-None-Match": f'"other", {timestamp.headers["etag"]}'}
     assert wire.ask("GET", METADATA + "timestamp.json", headers=etag).status == 304
 
-    for path in (METADATA + "timestamp.json", f"{TARGETS}{digest}.{target}"):
+    for path in (WANTED, METADATA + "timestamp.json", f"{TARGETS}{digest}.{target}"):
         stranger = hosts.wire().ask("GET", path)
         assert (stranger.status, stranger.error) == (401, "certificate_required")
     gone = fresh(hosts)
     before = hosts.wire(gone)
     assert before.ask("GET", METADATA + "timestamp.json").status == 200
     publisher.cli("host", "remove", gone.name, "--yes")
-    for path in (METADATA + "timestamp.json", f"{TARGETS}{digest}.{target}"):
+    for path in (WANTED, METADATA + "timestamp.json", f"{TARGETS}{digest}.{target}"):
         assert before.ask("GET", path).status in {401, 403}
 
 

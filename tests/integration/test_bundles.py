@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sib_agent.bundles.asking import WITHIN_SECONDS
 from sib_agent.bundles.engine import Falco
 from sib_agent.settings import AgentSettings
 from sib_protocol.errors import ExitCode
 from sib_protocol.settings import parse_settings
 from tests.fakes import falco as fake
+from tests.support.components import get
 from tests.support.falco_unit import FalcoUnit, agent_settings, install_fake, install_real
 from tests.support.lab import Agent, Server
 from tests.support.proxy import wait_for
@@ -130,6 +134,46 @@ def test_published_rules_reach_hosts_and_the_server_knows(
     ended(agents[0], back)
     current = agents[0].directory / "bundles" / "current" / "rules" / "10-own.yaml"
     assert current.read_bytes() == quiet(1)
+
+
+@pytest.mark.parametrize("cause", ["reports fail", "reports are rare"])
+def test_a_bundle_is_known_in_time_though_no_report_is_answered(
+    tmp_path: Path, make_agent: Callable[..., Agent], cause: str
+) -> None:
+    interval = 600.0 if cause == "reports are rare" else 5.0
+    with Server(tmp_path / "server", {"fleet": {"health_interval_seconds": interval}}) as server:
+        server.cli("bundle", "init")
+        first = publish(server, quiet(1))
+        server.start()
+        agent = make_agent("web-1")
+        agent.enroll(server.token())
+        agent.start()
+        ended(agent, first)
+
+        def asks(answer: str) -> int:
+            page = get(f"http://127.0.0.1:{server.metrics_port}/metrics").decode()
+            (line,) = re.findall(rf'bundle_asks_total{{answer="{answer}"}} (\d+)\.0', page)
+            return int(line)
+
+        with closing(sqlite3.connect(server.directory / "state.db", isolation_level=None)) as state:
+            if cause == "reports fail":
+                # Somebody holds the database: nothing can be stored, and reports are refused.
+                state.execute("BEGIN IMMEDIATE")
+            reported = last_report(state)
+            wait_for(lambda: f"it asks: {agent.tail()}", lambda: asks("same") > 0, PATIENCE)
+            second = publish(server, quiet(2))
+            begin = time.monotonic()
+            wait_for(lambda: f"it is told: {agent.tail()}", lambda: asks("new") > 0, PATIENCE)
+            took = time.monotonic() - begin
+            # In time by itself; a busy machine is given as much again.
+            assert took < 2 * WITHIN_SECONDS
+            wait_for("it is in force", lambda: in_force(agent) == str(second), PATIENCE)
+            assert last_report(state) == reported
+            assert asks("new") == 1
+
+
+def last_report(state: sqlite3.Connection) -> Any:
+    return state.execute("SELECT received_ns FROM health").fetchall()
 
 
 def test_a_killed_agent_always_has_a_whole_bundle(

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from sib_protocol.messages import WantedBundle
 from sib_server.detection.bundles.pacing import PullPacer
 from sib_server.detection.bundles.rollout import wanted_release
@@ -38,19 +40,30 @@ class BundleDesk:
         """The root by which bundles are verified, JSON; ``None`` if there are no bundles."""
         return self.shelf.root_text()
 
+    def named(self, host: AuthenticatedHost) -> WantedBundle | None:
+        """The bundle that a host shall have, if there is one; without its turn."""
+        release = wanted_release(self.shelf.releases, host.host_id)
+        if release is None:
+            return None
+        return WantedBundle(release.version, release.targets_for(host.tags))
+
+    def in_turn(self, host: AuthenticatedHost, wanted: WantedBundle) -> WantedBundle:
+        """The same, with how long the host shall wait before it fetches it."""
+        with self._lock:
+            wait = self._pacer.wait(host.host_id, wanted.version, self._steady())
+        return replace(wanted, wait_seconds=round(wait, 2))
+
     def wanted(self, host: AuthenticatedHost, has: BundleHealth | None) -> WantedBundle | None:
-        """The bundle that a host shall have; ``None`` if there is none, or it knows of none.
+        """What a health report is answered; ``None`` also for a host that knows of no bundles.
 
         Args:
             host: who reports.
             has: what it reported; one that has the bundle, or had its try, needs no turn.
         """
-        release = wanted_release(self.shelf.releases, host.host_id)
-        if release is None or has is None:
+        wanted = self.named(host)
+        if wanted is None or has is None:
             return None
         tried = has.ended.version if has.ended is not None else None
-        wait = 0.0
-        if release.version not in {has.version, tried, has.trying}:
-            with self._lock:
-                wait = self._pacer.wait(host.host_id, release.version, self._steady())
-        return WantedBundle(release.version, release.targets_for(host.tags), round(wait, 2))
+        if wanted.version in {has.version, tried, has.trying}:
+            return wanted
+        return self.in_turn(host, wanted)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sib_server.detection.bundles.desk import BundleDesk
     from sib_server.detection.bundles.rollout import HostStanding
-    from sib_server.detection.bundles.routes import Transfers
+    from sib_server.detection.bundles.routes import BundleRoutes
 
 _HOSTS_SECONDS: Final = 10.0
 
@@ -29,18 +29,18 @@ class BundleCollector(Collector):
 
     Args:
         desk: has what is served.
-        transfers: of the routes.
+        routes: by which hosts ask and fetch.
         standings: how all hosts stand; called in a thread.
     """
 
     def __init__(
         self,
         desk: BundleDesk,
-        transfers: Transfers,
+        routes: BundleRoutes,
         standings: Callable[[], Sequence[HostStanding]],
     ) -> None:
         self._desk = desk
-        self._transfers = transfers
+        self._routes = routes
         self._standings = standings
         self._hosts: dict[str, int] = {}
         self._hosts_at = float("-inf")
@@ -78,14 +78,23 @@ class BundleCollector(Collector):
         for state, count in self._hosts.items():
             hosts.add_metric([state], count)
         yield hosts
+        asked = CounterMetricFamily(
+            "sib_server_bundle_asks",
+            "Times hosts asked what they shall have, since no health answer had told them.",
+            labels=["answer"],
+        )
+        for answer in ("new", "same", "none"):
+            asked.add_metric([answer], self._routes.asked[answer])
+        yield asked
+        transfers = self._routes.transfers
         yield CounterMetricFamily(
-            "sib_server_bundle_parts_sent", "Parts that were sent.", value=self._transfers.finished
+            "sib_server_bundle_parts_sent", "Parts that were sent.", value=transfers.finished
         )
         yield CounterMetricFamily(
             "sib_server_bundle_parts_refused",
             "Requests for parts that came when too many were under way.",
-            value=self._transfers.refused,
+            value=transfers.refused,
         )
         yield GaugeMetricFamily(
-            "sib_server_bundle_transfers", "Parts under way.", value=self._transfers.open
+            "sib_server_bundle_transfers", "Parts under way.", value=transfers.open
         )

@@ -1,9 +1,14 @@
-"""The routes by which hosts fetch bundles: TUF's metadata and targets, for enrolled hosts alone."""
+"""The routes by which hosts ask for bundles and fetch them, for enrolled hosts alone.
+
+Which bundle a host shall have is told by the answer to its health report; ``wanted`` tells the same
+where that cannot be had, from memory alone: nothing is stored for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -11,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sib_server.errors import RefusedError
+from sib_server.listener.answers import message_response
 from sib_server.listener.bodies import BodyPace
 
 if TYPE_CHECKING:
@@ -149,6 +155,9 @@ class BundleRoutes:
         desk: has what is served.
         host_of: who sends a request; raises RefusedError.
         transfers: how many parts may be under way.
+
+    Attributes:
+        asked: how often hosts asked what they shall have, by answer: ``new``, ``same``, ``none``.
     """
 
     def __init__(
@@ -161,19 +170,37 @@ class BundleRoutes:
         self._desk = desk
         self._host_of = host_of
         self.transfers = Transfers(transfers)
+        self.asked: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
         """The routes for Starlette."""
         return [
+            Route("/v1/bundle/wanted", self.wanted, methods=["GET"]),
             Route("/v1/bundle/metadata/{name}", self.metadata, methods=["GET"]),
             Route("/v1/bundle/targets/{name}", self.target, methods=["GET"]),
         ]
+
+    async def wanted(self, request: Request) -> Response:
+        """``GET /v1/bundle/wanted``."""
+        host = await self._host_of(request)
+        wanted = self._desk.named(host)
+        if wanted is None:
+            self.asked["none"] += 1
+            return Response(status_code=204)
+        headers = {"etag": wanted.etag()}
+        if _known(request, wanted.etag()):
+            self.asked["same"] += 1
+            return Response(status_code=304, headers=headers)
+        self.asked["new"] += 1
+        response = message_response(self._desk.in_turn(host, wanted))
+        response.headers.update(headers)
+        return response
 
     async def metadata(self, request: Request) -> Response:
         """``GET /v1/bundle/metadata/{name}``."""
         await self._host_of(request)
         document = _find(self._desk.shelf.metadata, request)
-        if _known(request, document):
+        if _known(request, document.etag):
             return Response(status_code=304, headers={"etag": document.etag})
         return Response(
             document.content, media_type="application/json", headers={"etag": document.etag}
@@ -183,7 +210,7 @@ class BundleRoutes:
         """``GET /v1/bundle/targets/{name}``."""
         host = await self._host_of(request)
         document = _find(self._desk.shelf.targets, request)
-        if _known(request, document):
+        if _known(request, document.etag):
             return Response(status_code=304, headers={"etag": document.etag})
         self.transfers.enter(host.host_id)
         return PartAnswer(
@@ -202,6 +229,6 @@ def _find(documents: Mapping[str, Document], request: Request) -> Document:
     return found
 
 
-def _known(request: Request, document: Document) -> bool:
+def _known(request: Request, etag: str) -> bool:
     given = request.headers.get("if-none-match", "")
-    return document.etag in (tag.strip() for tag in given.split(","))
+    return etag in (tag.strip() for tag in given.split(","))

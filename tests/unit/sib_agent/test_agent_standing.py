@@ -20,11 +20,18 @@ from sib_agent.metrics import MetricsPortError, serve_metrics
 from sib_agent.settings import AgentSettings
 from sib_agent.spool.intake import IntakeState
 from sib_agent.spool.spool import Spool
-from sib_agent.standing import Standing, is_alive, judge_standing, load_snapshot
+from sib_agent.standing import (
+    Standing,
+    bundle_problems,
+    is_alive,
+    judge_standing,
+    load_snapshot,
+)
 from sib_agent.uplink import UplinkState
 from sib_protocol.errors import ExitCode, FileAccessError
 from sib_protocol.identity import Identity, IdentityStore
 from sib_protocol.ids import HostId, HostName
+from sib_protocol.messages import BundleEnd, BundleHealth, BundleOutcome
 
 NOW = 1_000_000.0
 IDENTITY = Identity(
@@ -237,3 +244,24 @@ def test_help_is_there_where_the_settings_are_broken(tmp_path: Path) -> None:
         assert done.stdout.startswith("Usage: ")
     done = CliRunner().invoke(main, ["--config", str(config), "status"])
     assert done.exit_code == ExitCode.SETTINGS
+
+
+def test_what_a_person_should_know_of_the_bundle() -> None:
+    assert bundle_problems(None) == []
+    assert bundle_problems(BundleHealth(7)) == []
+
+    def ended(outcome: BundleOutcome) -> BundleHealth:
+        return BundleHealth(7, BundleEnd(8, outcome, "why", 0))
+
+    told = {outcome: bundle_problems(ended(outcome)) for outcome in BundleOutcome}
+    assert told == {
+        BundleOutcome.ACCEPTED: [],
+        BundleOutcome.UNWATCHED: [],
+        BundleOutcome.UNPROVEN: ["bundle 8 could not be proven: why"],
+        BundleOutcome.REFUSED: ["bundle 8 was refused: why"],
+        BundleOutcome.ROLLED_BACK: ["bundle 8 was taken back: why"],
+    }
+    frozen = BundleHealth(7, withheld="timestamp.json is expired")
+    assert bundle_problems(frozen) == [
+        "new bundles may be kept from this host: timestamp.json is expired"
+    ]

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import signal
+import ssl
 import stat
 import threading
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 from sib_agent.bundles import engine as module
 from sib_agent.bundles.engine import Falco, judge_validation, read_engine
-from sib_agent.bundles.fetching import BundleFetcher, Fetched, NotFetched, judge_fetch
+from sib_agent.bundles.fetching import BundleSource, Fetched, NotFetched, judge_fetch
 from sib_agent.bundles.state import Trial
 from sib_agent.bundles.watching import EngineView, Harm, Proven, TrialWatch, WatchLimits
+from sib_agent.client import ServerClient
 from sib_agent.settings import FalcoSettings
 from sib_protocol.errors import ExitCode
 from sib_protocol.messages import BundleOutcome, WantedBundle
@@ -272,11 +274,14 @@ def test_the_fetch_is_a_process_with_the_daemons_settings(tmp_path: Path) -> Non
     program.write_text('#!/bin/sh\nprintf \'{"digests": {"said": "%s"}}\' "$*"\n')
     program.chmod(stat.S_IRWXU)
     wanted = WantedBundle(7, ("7.base.tar.gz", "7.tag-web.tar.gz"))
-    found = BundleFetcher([str(program), "--config", "a.yaml", "run"])(wanted)
+    client = ServerClient((), ssl.create_default_context)
+    source = BundleSource(client, [str(program), "--config", "a.yaml", "run"])
+    found = source.fetch(wanted)
     assert found == Fetched(
         {"said": "--config a.yaml bundle-fetch 7 7.base.tar.gz 7.tag-web.tar.gz"}
     )
-    assert isinstance(BundleFetcher([str(program)])(wanted), NotFetched)
-    gone = BundleFetcher([str(tmp_path / "none"), "run"])(wanted)
-    assert isinstance(gone, NotFetched)
+    assert source.refresh() is None
+    assert isinstance(BundleSource(client, [str(program)]).fetch(wanted), NotFetched)
+    gone = BundleSource(client, [str(tmp_path / "none"), "run"]).refresh()
+    assert gone is not None
     assert os.strerror(2) in gone.reason

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sib_agent.bundles import store as store_module
+from sib_agent.bundles.asking import Asking
 from sib_agent.bundles.engine import Opinion
 from sib_agent.bundles.fetching import Fetched, NotFetched
 from sib_agent.bundles.keeping import BundleKeeper
 from sib_agent.bundles.state import MOST_INTERRUPTIONS, Phase
 from sib_agent.bundles.store import BundleStore
 from sib_agent.bundles.watching import EngineView, WatchLimits
-from sib_protocol.messages import BundleOutcome, WantedBundle
+from sib_agent.client import ServerBusyError, ServerRefusedError, ServerUnreachableError
+from sib_protocol.errors import SibError
+from sib_protocol.messages import BundleOutcome, Refusal, WantedBundle
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 LIMITS = WatchLimits(comeback_seconds=30.0, probation_seconds=20.0, storm=1000.0)
@@ -53,6 +56,13 @@ class World:
     installed: bool = True
     loaded: str | None = "0"
     run: int = 1
+    # What the server says when it is asked; None: nothing changed.
+    answers: WantedBundle | SibError | None = None
+    asked: list[WantedBundle | None] = field(default_factory=list)
+    renew: Callable[[], NotFetched | None] = lambda: None
+    refreshed: int = 0
+    # How the next fetches end; after them they bring what there is.
+    give: list[NotFetched] = field(default_factory=list)
 
     @property
     def store(self) -> BundleStore:
@@ -85,7 +95,21 @@ class World:
         return Opinion(looked=True, reason="bad.yaml: no" if b"invalid" in text else None)
 
     # the server
+    def ask(self, known: WantedBundle | None) -> WantedBundle | None:
+        self.asked.append(known)
+        if self.answers is None:
+            return known
+        if isinstance(self.answers, SibError):
+            raise self.answers
+        return self.answers
+
+    def refresh(self) -> NotFetched | None:
+        self.refreshed += 1
+        return self.renew()
+
     def fetch(self, wanted: WantedBundle) -> Fetched | NotFetched:
+        if self.give:
+            return self.give.pop(0)
         content = self.contents[wanted.version]
         self.store.stage(wanted.version, {"rules/10-own.yaml": content})
         return Fetched({"base": content.hex()})
@@ -100,7 +124,7 @@ class World:
         made = BundleKeeper(
             self.store,
             self,
-            self.fetch,
+            self,
             lambda: self.lines,
             limits=LIMITS,
             trust=lambda: trust,
@@ -179,7 +203,7 @@ class BundleMachine(RuleBasedStateMachine):
             if self.keeper is None:
                 self.keeper = self.world.keeper()
             if self.wanted:
-                self.keeper.want(WantedBundle(self.wanted, (f"{self.wanted}.base.tar.gz",)))
+                self.keeper.told(WantedBundle(self.wanted, (f"{self.wanted}.base.tar.gz",)), 26.0)
             for _ in range(steps):
                 pause = self.keeper.step()
                 self.world.tick(min(pause, 2.0))
@@ -221,7 +245,7 @@ class BundleMachine(RuleBasedStateMachine):
         """Without further crashes it ends, with the wanted bundle or without a bad one."""
         self.keeper = keeper = self.world.keeper()
         if self.wanted:
-            keeper.want(WantedBundle(self.wanted, (f"{self.wanted}.base.tar.gz",)))
+            keeper.told(WantedBundle(self.wanted, (f"{self.wanted}.base.tar.gz",)), 26.0)
         for _ in range(400):
             pause = keeper.step()
             self.world.tick(min(pause, 2.0))
@@ -253,7 +277,7 @@ def world(tmp_path: Path) -> World:
 def settle(world: World, keeper: BundleKeeper, version: int, kind: str = "fine") -> None:
     world.kinds[version] = kind
     world.contents.setdefault(version, f"{version} {kind}".encode())
-    keeper.want(WantedBundle(version, (f"{version}.base.tar.gz",)))
+    keeper.told(WantedBundle(version, (f"{version}.base.tar.gz",)), 26.0)
     for _ in range(400):
         pause = keeper.step()
         if pause >= 60.0:
@@ -294,7 +318,7 @@ def test_a_bad_bundle_is_given_up_for_ever(
     assert (ended.version, ended.outcome, ended.reason) == (2, outcome, reason)
     assert keeper.health().version == 1
     again = world.keeper()
-    with mock.patch.object(again, "_fetch", side_effect=AssertionError("it was tried again")):
+    with mock.patch.object(world, "fetch", side_effect=AssertionError("it was tried again")):
         settle(world, again, 2, kind)
     settle(world, again, 3)
     assert again.state.version == 3
@@ -340,7 +364,7 @@ def test_a_trial_that_keeps_taking_the_host_down_is_ended(world: World) -> None:
     settle(world, keeper, 1)
     world.contents[2] = b"2"
     for _ in range(MOST_INTERRUPTIONS + 1):
-        keeper.want(WantedBundle(2, ("2.base.tar.gz",)))
+        keeper.told(WantedBundle(2, ("2.base.tar.gz",)), 26.0)
         for _ in range(6):
             keeper.step()
         assert keeper.state.trial is not None
@@ -383,18 +407,18 @@ def test_it_waits_for_its_turn_and_after_failures(world: World) -> None:
     keeper = world.keeper()
     world.contents[1] = b"1"
     wanted = WantedBundle(1, ("1.base.tar.gz",), wait_seconds=45.0)
-    keeper.want(wanted)
+    keeper.told(wanted, 26.0)
     assert keeper.step() == 45.0
     world.tick(10)
-    keeper.want(WantedBundle(1, ("1.base.tar.gz",), wait_seconds=44.0))
+    keeper.told(WantedBundle(1, ("1.base.tar.gz",), wait_seconds=44.0), 26.0)
     assert keeper.step() == 35.0
     world.tick(35)
-    answers: list[Any] = [
+    answers = [
         NotFetched("the server is away"),
         NotFetched("not signed", proven_bad=True),
         NotFetched("a bomb", proven_bad=True, lasting=True),
     ]
-    keeper._fetch = lambda _wanted: answers.pop(0)
+    world.give = answers
     pause = keeper.step()
     assert pause > 0
     assert keeper.health().ended is None
@@ -413,7 +437,7 @@ def test_it_waits_for_its_turn_and_after_failures(world: World) -> None:
     keeper.step()
     assert keeper.state.bad == (1,)
     assert keeper.step() == 60.0
-    keeper.want(None)
+    keeper.told(None, 26.0)
 
 
 def test_why_one_was_not_taken_outlives_the_one_that_replaced_it(world: World) -> None:
@@ -459,3 +483,114 @@ def test_what_is_remembered_is_readable(world: World) -> None:
     settle(world, world.keeper(), 1)
     kept = json.loads((world.place / "state" / "state.json").read_text())
     assert (kept["version"], kept["ended"]["outcome"]) == (1, "accepted")
+
+
+def named(version: int) -> WantedBundle:
+    return WantedBundle(version, (f"{version}.base.tar.gz",))
+
+
+def test_a_bundle_is_taken_though_no_report_was_answered(world: World) -> None:
+    keeper = world.keeper()
+    settle(world, keeper, 1)
+    assert world.asked == []
+    world.contents[2], world.answers = b"2", named(2)
+    begin = world.now
+    while keeper.state.version != 2:
+        assert world.now < begin + 120
+        world.tick(max(0.5, min(keeper.turn(), 2.0)))
+    # Never during a trial, whose watch it would hold up.
+    assert world.asked[0] == named(1)
+    assert len(world.asked) <= 2
+    world.answers = None
+    keeper.told(None, 26.0)
+    keeper._asking = Asking(world.now)
+    assert keeper.turn() > 20
+    assert (world.asked[-1], keeper.state.version) == (named(2), 2)
+
+
+def test_a_health_answer_that_came_while_it_asked_counts(world: World) -> None:
+    keeper = world.keeper()
+    settle(world, keeper, 1)
+    world.contents[2] = b"2"
+
+    def ask(known: WantedBundle | None) -> WantedBundle | None:
+        keeper.told(named(2), 26.0)
+        return known
+
+    keeper._source.ask = ask  # type: ignore[method-assign]
+    keeper._asking = Asking(world.now)
+    keeper.turn()
+    assert keeper._wanted == named(2)
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (ServerUnreachableError("s", "away"), 2.5, 5.0),
+        (ServerBusyError(503, "busy", 20.0), 20.0, 20.0),
+        (ServerRefusedError(404, Refusal("no_such_route", "no")), 28.0, 60.0),
+    ],
+)
+def test_a_server_that_does_not_say_is_left_alone(
+    world: World, error: SibError, least: float, most: float
+) -> None:
+    keeper = world.keeper()
+    settle(world, keeper, 1)
+    world.answers = error
+    keeper._asking = Asking(world.now)
+    assert least <= keeper.turn() <= most
+    assert keeper._wanted == named(1)
+
+
+def hold(world: World, until: str, *versions: int) -> None:
+    place = world.store.trust("root")
+    place.mkdir(parents=True, exist_ok=True)
+    targets: dict[str, Any] = {f"{version}.base.tar.gz": {} for version in versions}
+    parts: dict[str, dict[str, Any]] = {"timestamp": {}, "targets": {"targets": targets}}
+    for name, more in parts.items():
+        tree = {"signed": {"expires": until, **more}, "signatures": []}
+        (place / f"{name}.json").write_text(json.dumps(tree))
+
+
+def test_what_was_proven_is_renewed_when_it_expires_and_a_freeze_is_told(world: World) -> None:
+    news: list[int] = []
+    keeper = world.keeper()
+    keeper._on_news = lambda: news.append(1)
+    settle(world, keeper, 1)
+    assert world.refreshed == 0
+    hold(world, "1970-01-01T01:00:00Z", 1)
+    answers: list[NotFetched] = [
+        NotFetched("the server is away"),
+        NotFetched("timestamp.json is expired", proven_bad=True),
+    ]
+
+    def renew() -> NotFetched | None:
+        if answers:
+            return answers.pop(0)
+        hold(world, "2030-01-01T00:00:00Z", 7, 8)
+        return None
+
+    world.renew = renew
+    said: list[str | None] = []
+    for _ in range(6 * 60):
+        keeper.step()
+        world.tick(60)
+        withheld = keeper.health().withheld
+        if not said or said[-1] != withheld:
+            said.append(withheld)
+    assert said == [
+        None,
+        "what the server has is not fresh, and hides what is newer: timestamp.json is expired",
+        "the server says bundle 1, and what it signs says 7, 8",
+    ]
+    assert (world.refreshed, len(news)) == (3, 3)
+    # Told at last, and so it was not withheld.
+    settle(world, keeper, 8)
+    assert keeper.health().withheld is None
+    (world.store.trust("root") / "targets.json").write_text('{"signed": {"expires": 1}}')
+    assert world.store.held("root") is None
+    hold(world, "2030-01-01T00:00:00Z", 7)
+    (world.store.trust("root") / "targets.json").write_text(
+        '{"signed": {"expires": "2030-01-01T00:00:00Z", "targets": {"x": {}}}}'
+    )
+    assert world.store.held("root") is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from starlette.requests import Request
 
 from sib_protocol.ids import HostId, new_host_id
 from sib_protocol.messages import BundleOutcome
@@ -21,7 +22,8 @@ from sib_server.detection.bundles.publishing import Publisher, make_content
 from sib_server.detection.bundles.releases import Stage
 from sib_server.detection.bundles.repository import Repository
 from sib_server.detection.bundles.rollout import HostStanding, RolloutPolicy
-from sib_server.detection.bundles.routes import Transfers
+from sib_server.detection.bundles.routes import BundleRoutes
+from sib_server.fleet.policy import AuthenticatedHost
 from sib_server.state.database import StateUnavailableError
 
 POLICY = RolloutPolicy(soak_ns=0, silent_ns=300 * 10**9, failed_percent=5.0)
@@ -122,12 +124,19 @@ def test_a_server_without_keys_serves_and_says_it_once(
     assert server.keeper.problem is not None
 
 
+def routes(server: Server) -> BundleRoutes:
+    async def nobody(_request: Request) -> AuthenticatedHost:
+        raise AssertionError
+
+    return BundleRoutes(server.desk, nobody)
+
+
 def test_metrics_say_how_hosts_are(server: Server) -> None:
     server.repository.create()
     server.hosts = [HostStanding(HostId(new_host_id())) for _ in range(2)]
     version = server.publish(b"1")
     server.step()
-    collector = BundleCollector(server.desk, Transfers(1), lambda: server.hosts)
+    collector = BundleCollector(server.desk, routes(server), lambda: server.hosts)
     registry = CollectorRegistry()
     registry.register(collector)
     asyncio.run(collector.refresh())
@@ -140,7 +149,7 @@ def test_metrics_say_how_hosts_are(server: Server) -> None:
     def away() -> list[HostStanding]:
         raise StateUnavailableError("sqlite://", "away")
 
-    gone = BundleCollector(server.desk, Transfers(1), away)
+    gone = BundleCollector(server.desk, routes(server), away)
     asyncio.run(gone.refresh())
     assert not any(
         metric.samples for metric in gone.collect() if metric.name == "sib_server_bundle_hosts"
