@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import pwd
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from click.exceptions import NoSuchCommand
 
 from sib_protocol.checks import Verdict, summary
 from sib_protocol.errors import ExitCode, SibError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from sib_protocol.checks import Finding
 
+# Longer than any command's first sentence.
+_SENTENCE: Final = 200
 _VERDICT_COLOURS: Final = {
     Verdict.WELL: "green",
     Verdict.WARNING: "yellow",
@@ -67,6 +72,29 @@ class SibGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The named command; where there is none, the error names those it may have meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # Click looks among those that were imported.
+            known = self.list_commands(ctx)
+            raise NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """All commands with the first sentence of their help, which click cuts to one line."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, command.get_short_help_str(_SENTENCE))
+            for name, command in found
+            if command is not None and not command.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors into two lines and an exit code."""
         try:
@@ -79,8 +107,20 @@ class SibGroup(click.Group):
                 # The reader of our output has left; click ends quietly.
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            show_error(f"{where}{error.strerror or error}")
+            show_error(f"{where}{error.strerror or error}", _for_whom_it_is_closed(error))
             ctx.exit(ExitCode.FILE_ACCESS if error.filename else ExitCode.FAILURE)
+
+
+def _for_whom_it_is_closed(error: OSError) -> str | None:
+    """What to do about a missing permission; packages' programs do not run as who calls them."""
+    number = os.geteuid()
+    if error.errno not in {errno.EACCES, errno.EPERM} or number == 0:
+        return None
+    try:
+        user = pwd.getpwuid(number).pw_name
+    except KeyError:
+        user = str(number)
+    return f"the user {user} may not do that: use sudo, or a place that is open to {user}"
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
-from sib_protocol.console import print_json, print_table, printable
+from sib_protocol.console import SibGroup, print_json, print_table, printable
 from sib_protocol.errors import ExitCode
 from sib_server.cli.bundle_keys import keys
 from sib_server.cli.context import ServerContext, pass_server
@@ -43,7 +43,7 @@ _FROM = click.option(
 )
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def bundle() -> None:
     """Signed, versioned sets of rules that hosts pull and prove before they use them.
 

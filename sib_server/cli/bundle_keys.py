@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sib_protocol.console import print_json, print_table
+from sib_protocol.console import SibGroup, print_json, print_table
 from sib_protocol.errors import FileAccessError
 from sib_server.cli.context import ServerContext, pass_server
 from sib_server.detection.bundles.keys import ROOT, load_key
@@ -51,7 +51,7 @@ def _signers(paths: Sequence[Path], passphrase_file: Path | None) -> list[Crypto
     return [load_key(path, _passphrase(passphrase_file, f"Passphrase of {path}")) for path in paths]
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def keys() -> None:
     """The keys of the repository: the root's, which belongs elsewhere, and those in daily use."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from sib_protocol.console import print_json
+from sib_protocol.console import SibGroup, print_json
 from sib_server.cli.context import ServerContext, pass_server
 from sib_server.cli.times import iso, iso_ns
 from sib_server.cli.views import authority_view, lines, server_certificate_view
 from sib_server.pki.authority import Authority
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def ca() -> None:
     """The certificate authority that hosts and server trust."""
 

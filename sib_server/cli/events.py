@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sib_protocol.console import SibGroup
 from sib_server.cli.times import MOMENT
 from sib_server.events.query import PriorityFilter, Query, QueryError
 from sib_server.events.reader import JournalReader
@@ -68,7 +69,7 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def events() -> None:
     """Look into the journal."""
 
@@ -120,7 +121,13 @@ def search_command(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def count_command(ctx: click.Context, /, by: str, as_json: bool, **filters: Any) -> None:
-    """Count events, the most frequent first."""
+    """Count events, the most frequent first.
+
+    \b
+    Examples:
+      sib-server events count --since 1d
+      sib-server events count --by host --priority warning+ --since 1h
+    """
     damage = _DamageNote()
     counts: Counter[str] = Counter()
     with JournalReader(ctx.obj.settings.journal.path, on_damage=damage) as reader:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sib_protocol.console import print_json, print_table, printable
+from sib_protocol.console import SibGroup, print_json, print_table, printable
 from sib_server.cli.context import ServerContext, pass_server
 from sib_server.cli.views import host_details, host_view, lines
 from sib_server.fleet.health import HealthState
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def host() -> None:
     """The hosts of the fleet."""
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
+from sib_protocol.console import SibGroup, print_table
 from sib_protocol.errors import ExitCode
 from sib_server.cli import intel_reports as reports
 from sib_server.cli.intel_hunt import explain_command, hunt_command, json_option
@@ -63,9 +62,16 @@ def _say(value: Any) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def intel() -> None:
-    """Threat intelligence: feeds, indicators, and where the fleet met them."""
+    """Threat intelligence: feeds, indicators, and where the fleet met them.
+
+    \b
+      sib-server intel update
+      sib-server intel status
+      sib-server intel lookup 198.51.100.7 'hxxp://bad[.]example'
+      sib-server intel hunt --days 90
+    """
 
 
 def _no_room(settings: IntelSettings) -> tuple[NoRoom, ...]:
@@ -164,7 +170,13 @@ def update_command(
     help="How the file is written; define a feed in the settings for CSV.",
 )
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Of all entries.")
-@click.option("--confidence", type=click.IntRange(0, 100), default=80, show_default=True)
+@click.option(
+    "--confidence",
+    type=click.IntRange(0, 100),
+    default=80,
+    show_default=True,
+    help="How sure they are, where the file does not say.",
+)
 @click.option(
     "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="To live."
 )
@@ -241,10 +253,11 @@ def status_command(context: click.Context, as_json: bool) -> None:
         left = msgspec.to_builtins(left_out)
         _say({"updated": updated, "indicators": kinds, "not_shipped": left, "feeds": lines})
         return
-    table = Table("feed", "on", "indicators", "taken", "state", box=None)
-    for line in lines:
-        table.add_row(*reports.status_cells(line, int(time.time())))
-    Console().print(table)
+    now = int(time.time())
+    print_table(
+        ("feed", "on", "indicators", "taken", "state"),
+        [reports.status_cells(line, now) for line in lines],
+    )
     total = ", ".join(f"{count} {kind.value}" for kind, count in counts.items())
     click.echo(f"indicators: {total or 'none yet; run sib-server intel update'}")
     for one in left_out:

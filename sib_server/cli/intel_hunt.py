@@ -28,8 +28,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 @click.command("hunt")
 @click.argument("values", nargs=-1)
-@click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True)
-@click.option("--new-days", type=click.IntRange(0, 3650), default=1, show_default=True)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=30,
+    show_default=True,
+    help="How far back to search events.",
+)
+@click.option(
+    "--new-days",
+    type=click.IntRange(0, 3650),
+    default=1,
+    show_default=True,
+    help="Without VALUES: for indicators that came in so many days.",
+)
 @click.option("--new", is_flag=True, help="Only for indicators that came since the last --new.")
 @click.option(
     "--events",

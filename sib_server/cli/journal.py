@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 import msgspec
 
+from sib_protocol.console import SibGroup
 from sib_protocol.errors import ExitCode
 from sib_server.events.integrity import verify
 from sib_server.events.salvage import salvage
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def journal() -> None:
     """Look over the journal's file."""
 
@@ -26,7 +27,12 @@ def journal() -> None:
 )
 @click.pass_context
 def verify_command(ctx: click.Context, as_json: bool, path: Path | None) -> None:
-    """Read every row and compare its checksum; exit code 10 when anything is damaged."""
+    """Read every row and compare its checksum; exit code 10 when anything is damaged.
+
+    \b
+    Example:
+      sib-server journal verify
+    """
     path = path or ctx.obj.settings.journal.path
     report = verify(path)
     if as_json:
@@ -53,6 +59,10 @@ def salvage_command(damaged: Path, fresh: Path, as_json: bool) -> None:
     """Bring every whole event of DAMAGED into FRESH, which must not exist yet.
 
     Stop the server first. DAMAGED is not changed; put FRESH in its place afterwards.
+
+    \b
+    Example:
+      sib-server journal salvage /var/lib/sib-server/journal/journal.db /tmp/saved.db
     """
     report = salvage(damaged, fresh)
     if as_json:

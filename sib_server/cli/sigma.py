@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
+from sib_protocol.console import SibGroup, print_table
 from sib_protocol.errors import ExitCode, FileAccessError, SettingsError
 from sib_protocol.settings import parse_tree
 from sib_server.detection.sigma.collection import read_files
@@ -43,7 +42,7 @@ _DIRECTORY = click.option(
 )
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def sigma() -> None:
     """Bring your own detections: Sigma rules for hosts and logs.
 
@@ -62,11 +61,32 @@ def sigma() -> None:
 @_PLACEHOLDERS
 @click.option("--strict", is_flag=True, help="End with exit code 11 where a rule is refused.")
 @click.option("--all", "show_all", is_flag=True, help="Show the rules that convert, too.")
-def check(paths: tuple[Path, ...], placeholders: Path | None, strict: bool, show_all: bool) -> None:
-    """Say for each rule where it would go, or why it would not."""
+@_JSON
+def check(
+    paths: tuple[Path, ...],
+    placeholders: Path | None,
+    strict: bool,
+    show_all: bool,
+    as_json: bool,
+) -> None:
+    """Say for each rule where it would go, or why it would not.
+
+    \b
+    Examples:
+      sib-server sigma check sigma_core.zip
+      sib-server sigma check --all my-rules/
+      sib-server sigma check --json sigma_core.zip | jq -r .reason | sort | uniq -c
+    """
     found = _converted(paths, placeholders)
-    _table(found if show_all else [one for one in found if one.target is Target.NONE])
-    _summary(found)
+    shown = found if show_all else [one for one in found if one.target is Target.NONE]
+    if as_json:
+        for one in shown:
+            row = one.row()
+            del row["output"]
+            click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        _table(shown)
+        _summary(found)
     if strict and any(one.target is Target.NONE for one in found):
         raise SystemExit(ExitCode.INCOMPLETE)
 
@@ -80,6 +100,11 @@ def convert(paths: tuple[Path, ...], placeholders: Path | None, as_json: bool) -
 
     With --json each line has id, title, path, target (falco, logql or none), output and reason. It
     needs no server and no settings.
+
+    \b
+    Examples:
+      sib-server sigma convert my-rule.yml
+      sib-server sigma convert --json my-rules/ | jq -r 'select(.target == "logql") | .output'
     """
     for one in _converted(paths, placeholders):
         if as_json:
@@ -105,12 +130,19 @@ def import_(
     """Convert rules and keep them for the next bundle and for Loki's ruler.
 
     A rule whose Sigma id was imported before is updated.
+
+    \b
+    Examples:
+      sib-server sigma import sigma_core.zip
+      sib-server sigma import my-rules/ --placeholders accounts.yaml
     """
     found = _converted(paths, placeholders)
     store = _store(ctx, directory)
     _changes(store.put(found), as_json=as_json, difference=False)
     if not as_json:
         _summary(found)
+        if any(one.target is Target.NONE for one in found):
+            click.echo("why some were refused: sib-server sigma check", err=True)
 
 
 @sigma.command(name="list")
@@ -118,7 +150,13 @@ def import_(
 @_JSON
 @click.pass_context
 def list_(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
-    """Show the imported rules."""
+    """Show the imported rules.
+
+    \b
+    Examples:
+      sib-server sigma list
+      sib-server sigma list --json | jq -r 'select(.target == "none") | .reason'
+    """
     rules = sorted(_store(ctx, directory).load().values(), key=lambda rule: rule.title.lower())
     if as_json:
         for rule in rules:
@@ -126,10 +164,10 @@ def list_(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
             row |= {"target": rule.target.value, "reason": rule.reason or None}
             click.echo(json.dumps(row, ensure_ascii=False))
         return
-    table = Table("Id", "Title", "Target", "Why not")
-    for rule in rules:
-        table.add_row(rule.id, escape(rule.title), rule.target.value, escape(rule.reason or ""))
-    Console().print(table)
+    print_table(
+        ("id", "title", "target", "why not"),
+        [(rule.id, rule.title, rule.target.value, rule.reason or "") for rule in rules],
+    )
 
 
 @sigma.command()
@@ -137,7 +175,12 @@ def list_(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
 @_DIRECTORY
 @click.pass_context
 def remove(ctx: click.Context, ids: tuple[str, ...], directory: Path | None) -> None:
-    """Take imported rules out, by their Sigma ids."""
+    """Take imported rules out, by their Sigma ids.
+
+    \b
+    Example:
+      sib-server sigma remove 4e25af4b-246d-44ea-8563-e42aacab006b
+    """
     _changes(_store(ctx, directory).remove(ids), as_json=False, difference=False)
 
 
@@ -158,7 +201,13 @@ def diff(  # noqa: PLR0917 - as many as it has options
     as_json: bool,
     complete: bool,
 ) -> None:
-    """Show what an import of these rules would change, such as a new release of SigmaHQ."""
+    """Show what an import of these rules would change, such as a new release of SigmaHQ.
+
+    \b
+    Examples:
+      sib-server sigma diff my-rules/
+      sib-server sigma diff --complete sigma_core.zip
+    """
     new = _converted(paths, placeholders)
     old = _store(ctx, directory).load()
     _changes(changes(old, new, complete=complete), as_json=as_json, difference=True)
@@ -203,11 +252,10 @@ def _store(ctx: click.Context, directory: Path | None) -> SigmaStore:
 def _table(rows: Sequence[Conversion]) -> None:
     if not rows:
         return
-    table = Table("Rule", "Target", "Why not")
-    for one in rows:
-        name = one.title or one.path
-        table.add_row(escape(name), one.target.value, escape(one.reason or ""))
-    Console().print(table)
+    print_table(
+        ("rule", "target", "why not"),
+        [(one.title or one.path, one.target.value, one.reason or "") for one in rows],
+    )
 
 
 def _summary(rows: Sequence[Conversion]) -> None:

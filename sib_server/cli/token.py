@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sib_protocol.console import print_json, print_table
+from sib_protocol.console import SibGroup, print_json, print_table
 from sib_protocol.tokens import EnrollmentToken
 from sib_server.cli.context import ServerContext, pass_server
 from sib_server.cli.parameters import DURATION
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.group()
+@click.group(cls=SibGroup)
 def token() -> None:
     """Enrollment tokens: what a host needs to join."""
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from sib_protocol.errors import FileAccessError, SibError
+from sib_protocol.errors import ExitCode, FileAccessError
 from sib_protocol.ids import HostName, LineNumber, new_host_id, new_stream_id
 from sib_protocol.settings import parse_settings
 from sib_server.cli import intel_reports as reports
@@ -20,9 +20,8 @@ from sib_server.cli.intel import intel
 from sib_server.cli.intel_progress import FeedProgress
 from sib_server.cli.intel_reports import events_of_file
 from sib_server.detection.indicators.annotate import Annotator
-from sib_server.detection.indicators.catalogue import UnknownFeedError, built_in, find_feed
+from sib_server.detection.indicators.catalogue import built_in, find_feed
 from sib_server.detection.indicators.settings import IntelSettings, ShippingSettings
-from sib_server.events.find import UnknownEventError
 from sib_server.events.incoming import IncomingBatch
 from sib_server.events.journal import Journal
 from sib_server.events.outbox import Outbox
@@ -141,9 +140,10 @@ def test_mistakes(shell: Shell) -> None:
     assert shell("allow", "what?").exit_code == 2
     assert shell("hunt", "what?").exit_code == 2
     result = shell("update", "--feed", "fedo")
-    assert isinstance(result.exception, UnknownFeedError)
+    assert result.exit_code == ExitCode.NOT_FOUND
+    assert "there is no feed 'fedo'" in result.stderr
     result = shell("import", "/nowhere/at/all")
-    assert isinstance(result.exception, SibError)
+    assert result.exit_code == ExitCode.FILE_ACCESS
     for command in ("update", "import", "status", "lookup", "allow", "hunt", "rules"):
         assert "Examples:" in shell(command, "--help").output
 
@@ -267,9 +267,9 @@ def test_an_event_is_explained_with_where_the_fleet_met_its_indicator(shell: She
     (line,) = shell.lines("explain", f"{stream}/0", "--json")
     assert line["indicators"][0]["seen_before"] == []
     assert shell("explain", f"{stream}/1").output == "no indicator stands in this event\n"
-    unknown = shell("explain", f"{stream}/9").exception
-    assert isinstance(unknown, UnknownEventError)
-    assert unknown.exit_code == 8
+    unknown = shell("explain", f"{stream}/9")
+    assert unknown.exit_code == ExitCode.NOT_FOUND
+    assert "the journal has no event" in unknown.stderr
 
 
 def test_what_one_feed_said_is_forgotten(shell: Shell, tmp_path: Path) -> None:
@@ -286,4 +286,5 @@ def test_what_one_feed_said_is_forgotten(shell: Shell, tmp_path: Path) -> None:
     assert both["indicators"][0]["feeds"] == ["feodo"]
     assert not own_only["found"]
     again = shell("forget", "mine")
-    assert isinstance(again.exception, UnknownFeedError)
+    assert again.exit_code == ExitCode.NOT_FOUND
+    assert "there is no feed 'mine'" in again.stderr

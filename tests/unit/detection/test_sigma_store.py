@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -199,18 +200,24 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "# Second [x]: none (Falco computes no hash" in run("convert", rules).output
     checked = run("check", rules)
     assert "3 rules: 1 to Falco, 1 to LogQL, 1 refused" in checked.output
-    assert "Second [x]" in checked.output
+    assert re.search(r"^RULE +TARGET  WHY NOT\nSecond \[x\]  none ", checked.output, re.MULTILINE)
     assert checked.exit_code == 0
+    refused = json.loads(run("check", rules, "--json").stdout)
+    assert set(refused) == {"id", "title", "path", "target", "reason"}
+    assert refused["target"] == "none"
+    assert run("check", rules, "--json", "--all").stdout.count("\n") == 3
     assert run("check", rules, "--strict", "--all").exit_code == ExitCode.INCOMPLETE
     assert run("check", rules / "a.yml", "--strict").exit_code == 0
 
-    assert "3 added" in run("import", rules, "--directory", store).output
+    imported = run("import", rules, "--directory", store)
+    assert "3 added" in imported.stdout
+    assert imported.stderr == "why some were refused: sib-server sigma check\n"
     assert "no change" in run("import", rules, "--directory", store).output
     listed = [
         json.loads(line) for line in run("list", "--directory", store, "--json").output.splitlines()
     ]
     assert [line["title"] for line in listed] == ["First", "Second [x]", "Third"]
-    assert "Third" in run("list", "--directory", store).output
+    assert f"{IDS[2]}  Third       logql" in run("list", "--directory", store).output
 
     (rules / "a.yml").write_text(rule(0, title="First", User="other"))
     (rules / "b.yml").write_text(rule(1, title="Second [x]"))
@@ -232,8 +239,9 @@ def test_placeholders_come_from_a_file(tmp_path: Path) -> None:
     assert 'in ("root", 7)' in run("convert", rules, "--placeholders", values).output
     for wrong in ("[1]", "a: []", "a: 1", "{", "\xff"):
         values.write_bytes(wrong.encode("latin-1"))
-        with pytest.raises(Exception, match=r"YAML|mapping|UTF-8"):
-            run("convert", rules, "--placeholders", values)
+        refused = run("convert", rules, "--placeholders", values)
+        assert refused.exit_code == ExitCode.SETTINGS
+        assert re.match(r"error: .*(YAML|mapping|UTF-8)", refused.stderr)
     values.write_text("")
     assert "none" in run("convert", rules, "--placeholders", values).output
 

@@ -25,6 +25,11 @@ def noun() -> None:
     pass
 
 
+@program.group(cls=SibGroup, lazy={"much-later": f"{__name__}:pipe"})
+def distant() -> None:
+    pass
+
+
 @noun.command()
 def sib() -> None:
     raise FileAccessError(Path("/x\x1b[2J"), "no such file", "make it")
@@ -42,6 +47,10 @@ def nameless() -> None:
 
 @noun.command()
 def pipe() -> None:
+    """Say in one sentence, which is longer than the line that a narrow terminal has, what it does.
+
+    And more.
+    """
     raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
@@ -54,7 +63,6 @@ def interrupted() -> None:
     ("command", "code", "said"),
     [
         ("sib", 4, "error: /x\ufffd[2J: no such file\n  try: make it\n"),
-        ("os-error", 4, "error: /secret: Permission denied\n"),
         ("nameless", 1, "error: Connection reset by peer\n"),
         ("pipe", 1, ""),
         ("interrupted", 1, "\nAborted!\n"),
@@ -64,6 +72,40 @@ def test_errors_are_two_lines_and_an_exit_code(command: str, code: int, said: st
     result = CliRunner().invoke(program, ["noun", command])
     assert (result.exit_code, result.stderr, result.stdout) == (code, said, "")
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("user", "remedy"),
+    [
+        (0, ""),
+        (
+            1,
+            "  try: the user daemon may not do that: use sudo, or a place that is open to daemon\n",
+        ),
+        (4_000_000, "  try: the user 4000000 may not do that"),
+    ],
+)
+def test_a_missing_permission_names_the_user_who_misses_it(
+    user: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    said = CliRunner().invoke(program, ["noun", "os-error"]).stderr
+    assert said.startswith(f"error: /secret: Permission denied\n{remedy}")
+    assert bool(remedy) == ("try:" in said)
+
+
+def test_a_mistyped_command_gets_the_one_that_was_meant_even_if_it_was_not_imported_yet() -> None:
+    result = CliRunner().invoke(program, ["distant", "much-latr"])
+    assert result.exit_code == 2
+    assert "No such command 'much-latr'. Did you mean 'much-later'?" in result.stderr
+
+
+def test_help_lists_commands_with_their_whole_first_sentence() -> None:
+    said = " ".join(CliRunner().invoke(program, ["distant", "--help"]).stdout.split())
+    assert said.endswith(
+        "much-later Say in one sentence, which is longer than the line that a narrow terminal has,"
+        " what it does."
+    )
 
 
 def test_a_plain_table_is_aligned_and_steers_no_terminal() -> None:
