@@ -138,9 +138,10 @@ def _mapping(node: yaml.Node, known: Iterable[str], wanted: Iterable[str] = ()) 
         if key.value in found:
             raise _Bad(key, f"{key.value!r} stands here twice")
         found[key.value] = (key, value)
-    for name in wanted:
-        if name not in found:
-            raise _Bad(node, f"{name!r} is missing")
+    missing = [repr(name) for name in wanted if name not in found]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        raise _Bad(node, f"{' and '.join(missing)} {are} missing")
     return found
 
 

@@ -23,7 +23,8 @@ from sib_server.detection.rules.store import load_decisions
 from sib_server.detection.rules.tuned import tuned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from sib_server.detection.rules.collect import RuleSet
     from sib_server.detection.rules.decisions import Decisions
@@ -51,13 +52,15 @@ class RuleErrorsError(SibError):
 
     Attributes:
         findings: all errors.
+        paths: files and folders that were judged; none for all sources.
     """
 
     exit_code = ExitCode.DAMAGED
 
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
+    def __init__(self, findings: tuple[Finding, ...], paths: Iterable[Path] = ()) -> None:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        super().__init__(f"{findings[0]}{more}", "`sib-server rules lint` shows all")
+        command = " ".join(["sib-server rules lint", *map(str, paths)])
+        super().__init__(f"{findings[0]}{more}", f"`{command}` shows all")
         self.findings = findings
 
 

@@ -22,6 +22,18 @@ MAX_NODES: Final = 1_500_000
 MAX_DEPTH: Final = 12
 """Falco's deepest form is an exception's value: five levels."""
 
+_INDENTED: Final = "is a line above indented otherwise than its neighbours?"
+# What the parser says, and what it mostly comes from.
+_HINTS: Final = {
+    "mapping values are not allowed in this context": (
+        "is the line indented further than the one above, or does `: ` stand in a text without "
+        "quotes?"
+    ),
+    "did not find expected key": _INDENTED,
+    "did not find expected '-' indicator": _INDENTED,
+    "found character that cannot start any token": "does the text want quotes?",
+    "found unexpected end of stream": "is a quote or bracket left open?",
+}
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -95,7 +107,8 @@ def read_documents(content: bytes) -> list[Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = error.problem or error.context or "not YAML"
-        raise DocumentError(mark.line + 1 if mark else 1, f"not YAML: {reason}") from error
+        hint = f"; {_HINTS[reason]}" if reason in _HINTS else ""
+        raise DocumentError(mark.line + 1 if mark else 1, f"not YAML: {reason}{hint}") from error
     except yaml.YAMLError as error:
         # A character that YAML has not: the reader knows its position only.
         position = getattr(error, "position", 0)

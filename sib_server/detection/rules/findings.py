@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from enum import Enum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LintName = NewType("LintName", str)
 """The fixed name of a lint, such as ``unknown-field``."""
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a reason about an unknown name: the one that was meant, if any is near."""
+    close = difflib.get_close_matches(word[:200], known, n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class Severity(Enum):

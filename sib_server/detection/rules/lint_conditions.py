@@ -19,7 +19,7 @@ from sib_server.detection.rules.conditions import (
 from sib_server.detection.rules.effective import comps
 from sib_server.detection.rules.event_types import EVENT_TYPE, event_types
 from sib_server.detection.rules.expressions import backtracks, refusal
-from sib_server.detection.rules.findings import Finding, LintName, Severity
+from sib_server.detection.rules.findings import Finding, LintName, Severity, meant
 from sib_server.detection.rules.resolving import ResolveError
 from sib_server.detection.rules.resolving import list_items as resolved_items
 
@@ -41,6 +41,7 @@ LIST_ITEM: Final = LintName("list-item")
 EXCEPTION_FIELD: Final = LintName("exceptions")
 SYSCALL: Final = "syscall"
 _UNLISTED: Final = "Falco takes the field {!r} for the sake of old rules, and no longer lists it"
+_SETS: Final = frozenset({"in", "intersects", "pmatch"})
 _BREAKS: Final = re.compile(r"[()\"'=,\t\n\r]")
 
 
@@ -111,7 +112,7 @@ def _field_problem(subject: Subject, field: FieldOf) -> str | None:
     facts = subject.facts
     found = facts.field(field.name)
     if found is None:
-        return f"Falco {facts.falco} knows no field {field.name!r}"
+        return f"Falco {facts.falco} knows no field {field.name!r}{meant(field.name, facts.fields)}"
     name, dotted = found
     argument = dotted if dotted is not None else field.argument
     if argument is None and facts.fields[name] == "required":
@@ -131,8 +132,28 @@ def unknown_events(subject: Subject) -> Iterator[Finding]:
             for value in values(check):
                 plain = isinstance(check, Comparison) and check.operator in {"=", "==", "!=", "in"}
                 if plain and value.text not in known:
-                    reason = f"Falco {subject.facts.falco} knows no event type {value.text!r}"
+                    reason = (
+                        f"Falco {subject.facts.falco} knows no event type {value.text!r}"
+                        f"{meant(value.text, known)}"
+                    )
                     yield Finding(about.condition.place, about.name, UNKNOWN_EVENT, reason)
+
+
+def misspelt_lists(subject: Subject) -> Iterator[Finding]:
+    """A misspelt list is a text to Falco, which nothing is called: the rule would not fire."""
+    lists = subject.rules.lists
+    for about, condition in _conditions(subject):
+        for check in checks(condition):
+            if not isinstance(check, Comparison) or check.operator not in _SETS:
+                continue
+            for value in values(check):
+                if value.quoted or value.text in lists or "_" not in value.text:
+                    continue
+                if near := meant(value.text, lists):
+                    reason = f"there is no list {value.text!r}{near}"
+                    yield Finding(
+                        about.condition.place, about.name, UNKNOWN_NAME, reason, Severity.WARNING
+                    )
 
 
 def no_event_type(subject: Subject) -> Iterator[Finding]:
@@ -142,7 +163,10 @@ def no_event_type(subject: Subject) -> Iterator[Finding]:
         if resolved is None or rule.source != SYSCALL or rule.flags.get("warn_evttypes") is False:
             continue
         if event_types(resolved).are_all:
-            reason = "the condition holds for no certain evt.type, so hosts judge every event by it"
+            reason = (
+                "the condition holds for no certain evt.type, so hosts judge every event by it; "
+                "begin it with one, such as evt.type = execve"
+            )
             yield Finding(rule.condition.place, rule.name, NO_EVENT_TYPE, reason, Severity.WARNING)
 
 
@@ -214,6 +238,6 @@ def exception_fields(subject: Subject) -> Iterator[Finding]:
                 if "(" not in name and subject.facts.field(plain) is None:
                     reason = (
                         f"the exception {exception.name!r} compares {name!r}, a field that Falco "
-                        f"{subject.facts.falco} does not know"
+                        f"{subject.facts.falco} does not know{meant(plain, subject.facts.fields)}"
                     )
                     yield Finding(rule.place, rule.name, EXCEPTION_FIELD, reason)

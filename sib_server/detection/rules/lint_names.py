@@ -8,7 +8,7 @@ from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.conditions import checks as checks_of
 from sib_server.detection.rules.conditions import macros, values
 from sib_server.detection.rules.engine import engine_version
-from sib_server.detection.rules.findings import Finding, LintName, Severity
+from sib_server.detection.rules.findings import Finding, LintName, Severity, meant
 from sib_server.detection.rules.items import EngineItem, ListItem, MacroItem, RuleItem
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def drills_without_rules(subject: Subject) -> Iterator[Finding]:
     """A drill whose rule was renamed proves nothing."""
     for sidecar in subject.sidecars:
         if sidecar.rule not in subject.rules.rules:
-            reason = "there is no rule of this name"
+            reason = f"there is no rule of this name{meant(sidecar.rule, subject.rules.rules)}"
             yield Finding(sidecar.place, sidecar.rule, DRILL_WITHOUT_RULE, reason, Severity.WARNING)
 
 
@@ -100,6 +100,9 @@ def engine_versions(subject: Subject) -> Iterator[Finding]:
             for item in other.items
         )
         if first is not None and file.origin in _PEOPLE and alone:
-            reason = "no file here says which engine it needs, by required_engine_version"
+            reason = (
+                "no file here says which engine it needs, such as "
+                "`- required_engine_version: 0.50.0`"
+            )
             yield Finding(first.place, "", ENGINE, reason, Severity.WARNING)
             return

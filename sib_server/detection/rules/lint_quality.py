@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from sib_protocol.events import TECHNIQUE
 from sib_server.detection.rules.catalogue import TACTIC_TAG
 from sib_server.detection.rules.collect import Origin
-from sib_server.detection.rules.findings import Finding, LintName, Severity
+from sib_server.detection.rules.findings import Finding, LintName, Severity, meant
+from sib_server.detection.rules.sidecars import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +52,8 @@ def _attack_problems(subject: Subject, rule: Rule, tactics: set[str]) -> Iterato
     version = f"ATT&CK {subject.matrix.version}"
     named = {tag.removeprefix(TACTIC_TAG) for tag in rule.tags if tag.startswith(TACTIC_TAG)}
     for tag in sorted(named - tactics):
-        yield f"{version} knows no tactic {TACTIC_TAG + tag!r}"
+        near = meant(TACTIC_TAG + tag, (TACTIC_TAG + tactic for tactic in tactics))
+        yield f"{version} knows no tactic {TACTIC_TAG + tag!r}{near}"
     served: set[str] = set()
     techniques = [tag for tag in rule.tags if TECHNIQUE.fullmatch(tag)]
     for tag in techniques:
@@ -102,7 +105,8 @@ def outputs(subject: Subject) -> Iterator[Finding]:
                 reason = f"a field is expected behind `%` in {near!r}"
                 yield Finding(rule.output.place, rule.name, OUTPUT, reason)
             elif name != "container.info" and subject.facts.field(name) is None:
-                reason = f"Falco {subject.facts.falco} knows no field {name!r}"
+                near = meant(name, subject.facts.fields)
+                reason = f"Falco {subject.facts.falco} knows no field {name!r}{near}"
                 yield Finding(rule.output.place, rule.name, OUTPUT, reason)
         missing = [what for what, prefix in _WHO if prefix not in text]
         if rule.origin in {Origin.SIB, Origin.OWN} and missing:
@@ -126,7 +130,8 @@ def drills(subject: Subject) -> Iterator[Finding]:
     for rule in subject.judged(Origin.SIB, Origin.OWN):
         sidecar = subject.drilled.get(rule.name)
         if sidecar is None:
-            reason = "no drill is beside the rule, so nothing proves that it fires"
+            beside = PurePath(rule.place.file).with_suffix(SUFFIX).name
+            reason = f"no drill in {beside}, so nothing proves that it fires"
             yield Finding(rule.place, rule.name, DRILL, reason, Severity.WARNING)
             continue
         techniques = {tag for tag in rule.tags if TECHNIQUE.fullmatch(tag)}
@@ -144,5 +149,8 @@ def exceptions(subject: Subject) -> Iterator[Finding]:
     """A rule without exceptions can be tuned only by being edited."""
     for rule in subject.judged(Origin.SIB, Origin.OWN):
         if not rule.exceptions:
-            reason = "the rule has no exceptions by which it could be tuned"
+            reason = (
+                "the rule has no exceptions by which it could be tuned, such as "
+                "[{name: program, fields: [proc.exepath]}]"
+            )
             yield Finding(rule.place, rule.name, EXCEPTIONS, reason, Severity.WARNING)

@@ -37,6 +37,7 @@ LINTS: Final = (
     Lint(lint_conditions.read_conditions),
     Lint(lint_conditions.unknown_fields),
     Lint(lint_conditions.unknown_events),
+    Lint(lint_conditions.misspelt_lists),
     Lint(lint_conditions.no_event_type),
     Lint(lint_conditions.expressions),
     Lint(lint_conditions.list_items),

@@ -12,7 +12,7 @@ from sib_server.detection.rules.documents import (
     Sequence,
     read_documents,
 )
-from sib_server.detection.rules.findings import Finding, LintName, Place, Severity
+from sib_server.detection.rules.findings import Finding, LintName, Place, Severity, meant
 from sib_server.detection.rules.items import (
     EngineItem,
     ExceptionValue,
@@ -78,7 +78,8 @@ def read_items(file: str, content: bytes) -> tuple[list[Item], list[Finding]]:
     reader = _Reader(file)
     for document in documents:
         if not isinstance(document, Sequence):
-            reader.complain(document.line, "", "a rules file is a list of items")
+            reason = "a rules file is a list of items, which begin with `- rule:` or the like"
+            reader.complain(document.line, "", reason)
             continue
         for node in document.items:
             reader.read(node)
@@ -106,13 +107,15 @@ class _Reader:
         kind = next((known for known in _KEYS if known in node.entries), None)
         if kind is None:
             keys = ", ".join(sorted(node.entries))[:200]
-            self.complain(node.line, "", f"an item of no kind that Falco knows: {keys}")
+            reason = f"an item without `rule`, `macro` or `list`; its keys are {keys}"
+            self.complain(node.line, "", reason)
             return
         head = node.entries[kind]
         name = head.text if isinstance(head, Scalar) else ""
         for key in sorted(node.entries.keys() - _KEYS[kind]):
             line = node.entries[key].line
-            self.complain(line, name, f"Falco knows no key {key!r} of a {kind}", UNKNOWN_KEY)
+            reason = f"Falco knows no key {key!r} of a {kind}{meant(key, _KEYS[kind])}"
+            self.complain(line, name, reason, UNKNOWN_KEY)
         try:
             self.items.append(self._item(kind, node))
         except _Bad as error:

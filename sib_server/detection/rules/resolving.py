@@ -21,6 +21,7 @@ from sib_server.detection.rules.conditions import (
     Value,
     Values,
 )
+from sib_server.detection.rules.findings import meant
 from sib_server.detection.rules.parsing import ConditionError, parse
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class Resolver:
         """Read a macro that is named, by another one or by a rule, and measure it."""
         macro = self._rules.macros.get(name)
         if macro is None:
-            raise UnknownMacroError(f"the macro {name!r} is not known")
+            near = meant(name, self._rules.macros)
+            raise UnknownMacroError(f"the macro {name!r} is not known{near}")
         if name in self._open or (by is not None and by.name == name):
             raise ResolveError(f"the macro {name!r} names itself")
         if by is not None and not by.turn.sees(macro.turn):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sib_protocol.errors import ExitCode, SibError
 from sib_protocol.events import TECHNIQUE
 from sib_server.detection.rules.decisions import Switch, selects
+from sib_server.detection.rules.findings import meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +25,13 @@ class NoSuchRuleError(SibError):
 
     exit_code = ExitCode.NOT_FOUND
 
-    def __init__(self, text: str, *, falco_known: bool) -> None:
+    def __init__(self, text: str, entries: Sequence[Entry], *, falco_known: bool) -> None:
         remedy = "`sib-server rules list` shows all ids and names"
         if not falco_known:
             remedy += "; the Falco project's rules are not known here (detection.falco_rules)"
-        super().__init__(f"no rule has the id, name, tag or technique {text!r}", remedy)
+        known = [name for entry in entries for name in (entry.id, entry.rule.name)]
+        near = meant(text, known)
+        super().__init__(f"no rule has the id, name, tag or technique {text!r}{near}", remedy)
         self.text = text
 
 
@@ -57,7 +60,7 @@ def select(
         found = [entry for entry in entries if selects(switch, entry.rule, entry.id)]
         if found:
             return switch, found
-    raise NoSuchRuleError(text, falco_known=falco_known)
+    raise NoSuchRuleError(text, entries, falco_known=falco_known)
 
 
 def find_rule(text: str, entries: Sequence[Entry], *, falco_known: bool) -> Entry:
@@ -69,4 +72,4 @@ def find_rule(text: str, entries: Sequence[Entry], *, falco_known: bool) -> Entr
     for entry in entries:
         if text in {entry.id, entry.rule.name}:
             return entry
-    raise NoSuchRuleError(text, falco_known=falco_known)
+    raise NoSuchRuleError(text, entries, falco_known=falco_known)

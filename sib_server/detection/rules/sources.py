@@ -112,9 +112,15 @@ def read_paths(paths: Iterable[Path], origin: Origin = Origin.OWN) -> Sources:
 def rules_paths(path: Path) -> list[Path]:
     """The rules files at a path, in the order in which they are loaded: macros first, then by name.
 
+    At a drill file it is the rules file beside it.
+
     Raises:
         FileAccessError: the folder cannot be read, or has too many files.
     """
+    if path.is_file() and path.name.endswith(SUFFIX):
+        # Whoever names a drill file means it with the rules that it belongs to.
+        beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}.yaml")
+        return [beside] if beside.is_file() else []
     if path.is_file():
         return [path]
     try:

@@ -18,8 +18,9 @@ from sib_protocol.drills.trial import try_rules
 from sib_protocol.drills.verdicts import plan
 from sib_protocol.errors import ExitCode, SibError
 from sib_server.detection.rules.collect import Origin
-from sib_server.detection.rules.compile import compiled, put_together
+from sib_server.detection.rules.compile import RuleErrorsError, compiled, put_together
 from sib_server.detection.rules.proofs import proven
+from sib_server.detection.rules.selecting import find_rule
 from sib_server.detection.rules.sources import read_paths, read_sources
 from sib_server.detection.rules.store import load_decisions
 
@@ -135,6 +136,7 @@ def prepare(settings: ServerSettings, paths: Sequence[Path], only: Collection[st
         DrillFilesError: a drill file has problems.
         NothingToTestError: no drill is left.
         RuleErrorsError: the rules have errors.
+        NoSuchRuleError: nothing is called as one of ``only``.
         FileAccessError: something cannot be read.
         NoRulesError: there are no rules at a path.
     """
@@ -152,7 +154,11 @@ def prepare(settings: ServerSettings, paths: Sequence[Path], only: Collection[st
             findings=(*sources.findings, *given.findings),
         )
     loaded = put_together(sources, load_decisions(settings.detection.directory))
-    made = compiled(loaded).checked()
+    made = compiled(loaded)
+    if made.errors:
+        raise RuleErrorsError(made.errors, paths)
+    for text in only:
+        find_rule(text, loaded.entries, falco_known=sources.falco_known)
     drills, problems = _drills(given.drill_files if given is not None else sources.drill_files)
     if problems:
         raise DrillFilesError(tuple(problems))

@@ -110,6 +110,7 @@ def test_problems_of_several_drills(old: str, new: str, line: int, said: str) ->
         ("contained: true", "contained: perhaps", 10, "true or false"),
         ("id: my-rule-001", "id: My Rule", 1, "is not a rule id"),
         ("  rule: Something seen\n", "", 1, "'rule' is missing"),
+        (GOOD, "- id: x-1\n  quiet: []\n", 1, "'rule' and 'false_positives' are missing"),
         ("    - A person.", "    - {a: b}", 4, "a text is wanted"),
         ("    run: |\n      cat /tmp/x\n", "", 6, "'run' is missing"),
         ("    run: |\n      cat /tmp/x\n", "    run: ''\n", 8, "empty"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -88,6 +90,39 @@ def test_files_elsewhere_are_judged_among_all_rules(place: Place) -> None:
     assert [line.rpartition("[")[2] for line in told.splitlines()] == ["missing-drill]"]
     place.run("lint", f"{place.root}/state", code=ExitCode.USAGE)
     place.run("lint", f"{place.root}/own", code=ExitCode.NOT_FOUND)
+
+
+def test_a_drill_file_is_judged_with_the_rules_beside_it(place: Place) -> None:
+    mine = place.root / "mine"
+    mine.mkdir()
+    place.write("mine/a.yaml", OURS.replace("rule: Ours", "rule: Mine"))
+    place.write("mine/a.drills.yaml", "- id: x\n")
+    place.write("mine/alone.drills.yaml", "[]")
+    told = place.run("lint", f"{mine}/a.drills.yaml", code=1).stdout
+    assert f"{mine}/a.drills.yaml:1: error: 'rule'" in told
+    assert f"{mine}/a.yaml:" in told
+    place.run("lint", f"{mine}/alone.drills.yaml", code=ExitCode.NOT_FOUND)
+
+
+def test_a_test_names_what_to_lint_and_a_rule_that_there_is_not(place: Place) -> None:
+    place.write("bad.yaml", BAD)
+    bad = f"{place.root}/bad.yaml"
+    assert f"`sib-server rules lint {bad}`" in place.run("test", bad, code=ExitCode.DAMAGED).stderr
+    told = place.run("test", "--rule", "own-rule-l", code=ExitCode.NOT_FOUND).stderr
+    assert "technique 'own-rule-l'; did you mean 'own-rule-1'?" in told
+
+
+def test_the_guides_example_is_as_it_should_be(place: Place) -> None:
+    """What people copy: the rule of one guide and its drills of the other."""
+    rule, drills = (
+        re.search(rf"```yaml\n({head}.*?)```", Path(f"docs/{name}.md").read_text(), re.DOTALL)
+        for name, head in (("detection", "- required_engine"), ("drills", "- id: acme"))
+    )
+    assert rule
+    assert drills
+    place.write("acme.yaml", rule[1])
+    place.write("acme.drills.yaml", drills[1])
+    place.run("lint", f"{place.root}/acme.yaml")
 
 
 def test_a_folder_of_sibs_own_rules_is_judged_as_such(place: Place) -> None:

@@ -71,12 +71,12 @@ def test_a_good_rule_has_no_findings() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "name", "severity", "part"),
     [
-        ("fd.name = ", "fd.nmae = ", 8, "unknown-field", Severity.ERROR, "'fd.nmae'"),
+        ("fd.name = ", "fd.nmae = ", 8, "unknown-field", Severity.ERROR, "mean 'fd.name'?"),
         ("fd.name = ", "proc.aname[ = ", 8, "condition", Severity.ERROR, "argument"),
         ("fd.name = ", "fd.name[1] = ", 8, "unknown-field", Severity.ERROR, "no argument"),
         ("fd.name = ", "evt.arg = ", 8, "unknown-field", Severity.ERROR, "needs an argument"),
         ("opened and", "opened and evt.dir = < and", 8, "unknown-field", Severity.WARNING, "dir"),
-        ("opened and", "opende and", 8, "unknown-name", Severity.ERROR, "'opende' is not known"),
+        ("opened and", "opende and", 8, "unknown-name", Severity.ERROR, "mean 'opened'?"),
         (
             "evt.is_open_read = true",
             "opened",
@@ -85,7 +85,7 @@ def test_a_good_rule_has_no_findings() -> None:
             Severity.ERROR,
             "'opened' names itself",
         ),
-        ("openat)", "openta)", 5, "unknown-event-type", Severity.ERROR, "'openta'"),
+        ("openat)", "openta)", 5, "unknown-event-type", Severity.ERROR, "mean 'openat'?"),
         ("opened and", "not opened and", 8, "no-event-type", Severity.WARNING, "evt.type"),
         (
             "fd.name = /etc/shadow",
@@ -110,7 +110,7 @@ def test_a_good_rule_has_no_findings() -> None:
             6,
             "exceptions",
             Severity.ERROR,
-            "nam'",
+            "mean 'proc.name'?",
         ),
         (
             "[proc.name, user.name]",
@@ -140,7 +140,7 @@ def test_a_good_rule_has_no_findings() -> None:
         ("T1003.008", "T9999", 6, "attack", Severity.WARNING, "no technique T9999"),
         ("T1003.008", "T1156, T1003.008", 6, "attack", Severity.WARNING, "is revoked in ATT&CK"),
         ("T1003.008", "T1053.003", 6, "attack", Severity.WARNING, "mitre_persistence"),
-        ("mitre_cred", "mitre_kred", 6, "attack", Severity.WARNING, "'mitre_kredential_access'"),
+        ("mitre_cred", "mitre_kred", 6, "attack", Severity.WARNING, "'mitre_credential_access'?"),
         (
             "mitre_cred",
             "mitre_impact, mitre_cred",
@@ -151,7 +151,7 @@ def test_a_good_rule_has_no_findings() -> None:
         ),
         ("T1003.008", "T1003.008, t1003", 6, "tags", Severity.ERROR, "'t1003'"),
         ("maturity_stable, ", "", 6, "tags", Severity.WARNING, "maturity"),
-        ("%proc.name", "%proc.nmae", 9, "output", Severity.ERROR, "'proc.nmae'"),
+        ("%proc.name", "%proc.nmae", 9, "output", Severity.ERROR, "mean 'proc.name'?"),
         ("%proc.name", "100% %proc.name", 9, "output", Severity.ERROR, "behind `%`"),
         ("%user.name", "-", 9, "output", Severity.WARNING, "no user"),
         ("priority: WARNING", "priority: HIGH", 10, "priority", Severity.ERROR, "'HIGH'"),
@@ -169,6 +169,16 @@ def test_each_lint_finds_its_fault_at_its_line(
         ("a.yaml", line, severity)
     }, found
     assert part in " ".join(one.reason for one in found)
+
+
+def test_a_misspelt_list_is_told_since_falco_takes_it_for_a_text() -> None:
+    rules = GOOD.replace("list: tools", "list: file_tools").replace("(tools)", "(file_tool)")
+    (one,) = [one for one in findings(rules) if one.lint == "unknown-name"]
+    assert (one.place.line, one.severity) == (8, Severity.WARNING)
+    assert one.reason == "there is no list 'file_tool'; did you mean 'file_tools'?"
+    for fine in ("file_tools", '"file_tool"', "docker_engine", "filetool"):
+        about = findings(rules.replace("(file_tool)", f"({fine})"))
+        assert "unknown-name" not in {one.lint for one in about}, fine
 
 
 def lints(found: tuple[Finding, ...]) -> Mapping[str, str]:
@@ -199,8 +209,9 @@ def test_each_technique_of_a_rule_wants_a_drill_among_several() -> None:
 
 
 def test_drill_entries_belong_to_one_rule_each() -> None:
-    second = DRILL.replace("rule: Good", "rule: Renamed")
+    second = DRILL.replace("rule: Good", "rule: Goods")
     found = findings(GOOD, DRILL, second)
+    assert "there is no rule of this name; did you mean 'Good'?" in {one.reason for one in found}
     assert lints(found) == {
         "duplicate-id": "1.drills.yaml:1",
         "drill-without-rule": "1.drills.yaml:1",
