@@ -191,7 +191,7 @@ def _first_line(file: Path) -> str:
 @click.option("--passphrase-file", type=_FILE, help="Its first line.")
 @click.option("--replace", is_flag=True, help="Set aside what is there.")
 @click.option("--keep-config", is_flag=True, help="Leave this machine's configuration as it is.")
-@click.option("--dry-run", is_flag=True, help="Read and verify all of it, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Only read and verify all of it; the server may run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_server
 def restore(
@@ -214,8 +214,8 @@ def restore(
 
     \b
     Examples:
-      systemctl stop sib-server.target
       sib-server restore /media/sib.age --key-file /media/safe/sib-backup.key --dry-run
+      systemctl stop sib-server.target
       sib-server restore /media/sib.age --key-file /media/safe/sib-backup.key --replace
     """
     from sib_server.operations.backup import run  # noqa: PLC0415

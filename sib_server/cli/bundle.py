@@ -324,15 +324,17 @@ def _print_status(view: dict[str, Any]) -> None:
     if rollout["candidate"] is not None:
         share = f" of {rollout['percent']:g} %" if rollout["percent"] is not None else ""
         click.echo(
-            f"rollout   {rollout['stage']}{share}, {rollout['updated']} of {rollout['hosts']} hosts"
-            f" have it, {rollout['failed']} failed, {rollout['silent']} went silent"
+            f"rollout   {rollout['stage']}{share} since {rollout['since']}:"
+            f" {rollout['updated']} of {rollout['hosts']} hosts have it,"
+            f" {rollout['failed']} failed, {rollout['silent']} went silent"
         )
     click.echo(
-        f"hosts     {hosts['total']}: {hosts['current']} current, {hosts['lagging']} lagging,"
+        f"hosts     {hosts['total']}: {hosts['current']} as wanted, {hosts['lagging']} lagging,"
         f" {hosts['failing']} failing, {hosts['untold']} not heard of"
     )
     for version, count in hosts["versions"].items():
-        click.echo(f"          {count} have {version if version != '0' else 'none'}")
+        which = "none yet" if version == "0" else f"bundle {version}"
+        click.echo(f"          {count} with {which}")
     for name, role in view["roles"].items():
         here = "" if role["keys_here"] >= role["threshold"] else ", key elsewhere"
         click.echo(f"{name:<10}version {role['version']}, until {role['expires']}{here}")

@@ -12,7 +12,7 @@ from sib_server.cli.context import ServerContext, pass_server
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One event a tactic.")
+@click.option("--quick", is_flag=True, help="One rule a tactic.")
 @click.option("--remove", "removing", is_flag=True, help="Take all demo hosts and events away.")
 @click.option("--seed", type=int, help="Draw the same events again.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")

@@ -98,8 +98,9 @@ def tune(  # noqa: PLR0917 - as many as it has options
     ways = tally.narrowest_first()
     chosen = _chosen(ways, exception)
     tuning = chosen.proposal.tuning(entry.rule.name, event_id, iso(time.time()))
-    if any(one.id == tuning.id for one in loaded.decisions.tunings):
-        raise TunedAlreadyError(tuning)
+    before = [one for one in loaded.decisions.tunings if one.id == tuning.id]
+    if before:
+        raise TunedAlreadyError(before[0])
     if as_json:
         written = yes and not dry_run
         print_json(_view(ways, chosen, tuning, days) | {"written": written})

@@ -46,7 +46,7 @@ class Removed:
     """What was taken away.
 
     Attributes:
-        hosts: names of the demo hosts.
+        hosts: names of the demo hosts that were there.
         events: how many from the journal.
         loki: ``removed``, ``off``, or why it was not.
     """
@@ -109,11 +109,11 @@ def remove(server: ServerContext) -> Removed:
         JournalError: the journal cannot be changed.
     """
     hosts = _demo_hosts(server)
-    _remove_hosts(server)
+    gone = _remove_hosts(server)
     count = remove_events(server.settings.journal.path, [host.id for host in hosts])
     loki = server.settings.sinks.loki
     told = "off" if not loki.enabled else remove_from_loki(loki, now=time.time()) or "removed"
-    return Removed(tuple(sorted({host.name for host in hosts})), count, told)
+    return Removed(gone, count, told)
 
 
 def _demo_hosts(server: ServerContext) -> list[HostRecord]:
@@ -125,7 +125,10 @@ def _demo_hosts(server: ServerContext) -> list[HostRecord]:
     ]
 
 
-def _remove_hosts(server: ServerContext) -> None:
+def _remove_hosts(server: ServerContext) -> tuple[str, ...]:
+    names = []
     for host in server.fleet.hosts():
         if host.name.startswith(HOST_PREFIX) and TAG in host.tags:
             server.fleet.remove_host(host.id)
+            names.append(host.name)
+    return tuple(sorted(names))

@@ -91,6 +91,12 @@ def test_agents_go_on_with_a_server_restored_elsewhere(
     assert "journal" not in report["parts"]
     assert backup.stat().st_mode & 0o777 == 0o600
 
+    # Whether a backup is good can be seen while the server runs; only putting it in place cannot.
+    checking = ["restore", str(backup), "--key-file", str(secret), "--replace"]
+    seen = json.loads(server.cli(*checking, "--dry-run", "--json").stdout)
+    assert seen["ca_pin"] == server.authority.pin
+    assert server.cli(*checking, check=False).returncode == ExitCode.CONFLICT
+
     # What the backup does not know: a renewed certificate, a host that came later.
     serial = renew(renewed)
     late.enroll(server.token())

@@ -44,10 +44,13 @@ def test_demo_comes_and_goes(server: Server) -> None:
     assert again["events"] < sent["events"]
     gone = json.loads(server.cli("demo", "--remove", "--json").stdout)
     assert gone["events"] == sent["events"] + again["events"]
+    assert gone["hosts"] == sorted(again["hosts"])
     assert gone["loki"] == "off"
     assert [event["host_name"] for event in found(server)] == []
     assert json.loads(server.cli("host", "list", "--json").stdout) == []
     assert json.loads(server.cli("journal", "verify", "--json").stdout)["whole"]
+    nothing = json.loads(server.cli("demo", "--remove", "--json").stdout)
+    assert (nothing["hosts"], nothing["events"]) == ([], 0)
     # The server goes on as before.
     assert "demo events of" in server.cli("demo", "--quick").stdout
     assert "removed" in server.cli("demo", "--remove").stdout

@@ -52,10 +52,10 @@ class UnknownReleaseError(SibError):
     exit_code = ExitCode.NOT_FOUND
 
     def __init__(self, version: int | None, known: list[int]) -> None:
-        what = "an earlier bundle" if version is None else f"a bundle {version}"
+        what = "earlier bundle" if version is None else f"bundle {version}"
         kept = ", ".join(map(str, known)) or "none"
         super().__init__(
-            f"there is not {what} to go back to; kept are: {kept}", "see 'sib-server bundle status'"
+            f"there is no {what} to go back to; kept are: {kept}", "see 'sib-server bundle status'"
         )
         self.version = version
 

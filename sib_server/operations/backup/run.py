@@ -136,11 +136,14 @@ def restore(staged: Staged, *, replace: bool, dry_run: bool = False) -> RestoreR
     """Put a staged backup in place, or say what that would do.
 
     Raises:
-        JournalInUseError: a server runs.
+        JournalInUseError: a server runs, and it is no dry run.
         StateThereError: something is there and may not be replaced.
     """
-    check_free(staged.places)
-    aside = staged.occupied() if dry_run else put_in_place(staged, replace=replace)
+    if dry_run:
+        aside = staged.occupied()
+    else:
+        check_free(staged.places)
+        aside = put_in_place(staged, replace=replace)
     places = {section.value: str(path) for section, path in staged.targets().items()}
     if staged.config:
         places[Section.CONFIG.value] = str(staged.places.settings.parent)

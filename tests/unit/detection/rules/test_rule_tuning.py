@@ -204,7 +204,9 @@ def journal(place: Place) -> str:
     return f"{STREAM}/"
 
 
-def test_tune_shows_writes_and_takes_back(place: Place, journal: str) -> None:
+def test_tune_shows_writes_and_takes_back(
+    place: Place, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = place.run("tune", f"{journal}0")
     assert "would have silenced 2 of the rule's 3 events" in told.stdout
     assert "nothing was written" in told.stdout
@@ -216,7 +218,9 @@ def test_tune_shows_writes_and_takes_back(place: Place, journal: str) -> None:
     assert row["values"] == ["backup", "root"]
     assert row["id"] in place.run("tunings").stdout
     assert b'"backup"' in place.compile().files["rules/99-decisions.yaml"]
-    place.run("tune", f"{journal}1", "--yes", code=ExitCode.CONFLICT)
+    monkeypatch.setattr("sib_server.cli.rules_tune.iso", lambda _: "2099-01-01T00:00:00Z")
+    again = place.run("tune", f"{journal}1", "--yes", code=ExitCode.CONFLICT).stderr
+    assert f"written already, as {row['id']} at {row['at']}" in again
     place.run("undo", "t0", code=ExitCode.NOT_FOUND)
     place.run("undo", row["id"])
     assert place.rows("tunings") == []

@@ -242,7 +242,7 @@ def test_status_shows_hosts_and_a_rollout(server: Server) -> None:
         }
     ]
     text = server.run("status").stdout
-    assert "3: 0 current, 2 lagging, 1 failing" in text
+    assert "3: 0 as wanted, 2 lagging, 1 failing" in text
     assert "web-3" in text
     assert "1 hosts would not have their bundle" in text
 
