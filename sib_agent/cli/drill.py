@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from sib_agent.cli.context import pass_settings
+from sib_agent.cli.context import AgentContext, pass_settings
 from sib_agent.settings import AgentSettings
 from sib_protocol.console import print_json, print_table
 from sib_protocol.drills.model import Kind
 from sib_protocol.drills.parsing import SUFFIX, drill_files, load_drills
-from sib_protocol.drills.verdicts import plan
-from sib_protocol.errors import ExitCode
+from sib_protocol.drills.verdicts import Result, plan
+from sib_protocol.errors import ExitCode, SibError
 from sib_protocol.identity import IdentityStore, identity_context
 
 if TYPE_CHECKING:
@@ -24,9 +25,43 @@ if TYPE_CHECKING:
     from sib_protocol.drills.model import RuleDrill
 
 
+def _bundle(context: click.Context) -> Path:
+    # While a shell asks, the command above has not run.
+    config = context.find_root().params.get("config")
+    return AgentContext(Path(config) if config else None).settings.falco.bundles / "current/drills"
+
+
+def _complete_rules(
+    context: click.Context, _parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Ids of the bundle's drills, with their rules; nothing where they cannot be read."""
+    try:
+        found = load_drills(_bundle(context))
+    except (SibError, OSError):
+        return []
+    return [CompletionItem(one.id, help=one.rule) for one in found if one.id.startswith(begun)]
+
+
+def _complete_tactics(
+    context: click.Context, _parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Names of the bundle's files; nothing where they cannot be read."""
+    try:
+        names = sorted(path.name.removesuffix(SUFFIX) for path in drill_files(_bundle(context)))
+    except (SibError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
 @click.command()
-@click.option("--rule", "rules", multiple=True, help="The drill of this rule, by id or name.")
-@click.option("--tactic", "tactics", multiple=True, help="All of a tactic: credential_access, ...")
+@click.option(
+    "--rule", "rules", multiple=True, shell_complete=_complete_rules,
+    help="The drill of this rule, by id or name.",
+)  # fmt: skip
+@click.option(
+    "--tactic", "tactics", multiple=True, shell_complete=_complete_tactics,
+    help="All of a tactic: credential_access, ...",
+)  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="All drills of the host's bundle.")
 @click.option("--quiet-cases", is_flag=True, help="Everyday acts, too, which must fire nothing.")
 @click.option(
@@ -70,6 +105,7 @@ def drill(  # noqa: PLR0917 - as many as it has options
         choose,
         engine_version,
         report,
+        unknown_names,
     )
 
     if not (rules or tactics or everything):
@@ -81,9 +117,11 @@ def drill(  # noqa: PLR0917 - as many as it has options
     store = IdentityStore(settings.identity.directory)
     servers = store.load().servers
     every = load_drills(folder)
-    chosen = choose(every, rules, frozenset(tactics), _files(folder))
-    if not chosen:
-        raise NoDrillsError(folder, [*rules, *tactics])
+    asked = (every, rules, frozenset(tactics), _files(folder))
+    chosen, unknown = choose(*asked), unknown_names(*asked)
+    # An act that was asked for and not done must not pass for one that fired.
+    if unknown or not chosen:
+        raise NoDrillsError(folder, unknown or [*rules, *tactics])
     client = ServerClient(servers, lambda: identity_context(store))
     acts = plan(chosen, quiet=quiet_cases)
     show = _shower(len(acts)) if not as_json else (lambda _: None)
@@ -157,5 +195,8 @@ def _show(found: list[Drilled]) -> None:
         line = remark.partition("\n")[0]
         rows.append((verdict.id, verdict.title, verdict.result.value, seconds, line))
     print_table(("id", "rule", "result", "seconds to the server", "remark"), rows)
+    drills = [one.verdict for one in found if one.verdict.kind is Kind.DRILL]
+    if drills and all(one.result is Result.SILENT for one in drills):
+        click.echo("nothing was seen: does Falco run here? sudo sib-agent doctor", err=True)
     well = sum(one.is_well for one in found)
     click.echo(f"{well} of {len(found)} as they should be")

@@ -120,6 +120,17 @@ def choose(
     ]
 
 
+def unknown_names(
+    drills: Iterable[RuleDrill], rules: Sequence[str], tactics: Set[str], files: dict[str, str]
+) -> list[str]:
+    """Of what was asked for, as :func:`choose` takes it, that for which there is no drill. Pure."""
+    known = {name for drill in drills for name in (drill.id, drill.rule)}
+    return [
+        *(rule for rule in rules if rule not in known),
+        *sorted(tactics - set(files.values())),
+    ]
+
+
 class Driller:
     """Does acts and follows their events.
 

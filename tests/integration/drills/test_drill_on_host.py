@@ -86,8 +86,10 @@ def test_what_is_missing_is_said(agent: Agent, tmp_path: Path) -> None:
     assert missing.returncode == ExitCode.NOT_FOUND
     assert "--from" in missing.stderr
     some = ("--from", str(SHIPPED))
-    unknown = agent.cli("drill", "--rule", "nothing", *some, check=False)
+    # A name that is not known does not pass beside one that is.
+    unknown = agent.cli("drill", "--rule", "sib-ca-001", "--rule", "nothing", *some, check=False)
     assert unknown.returncode == ExitCode.NOT_FOUND
+    assert "no drill for nothing in" in unknown.stderr
     no_spool = agent.cli("drill", "--rule", "sib-ca-001", *some, check=False)
     assert no_spool.returncode == ExitCode.FILE_ACCESS
     assert "does sib-agent run" in no_spool.stderr

@@ -7,10 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sib_agent.drilling.drilling import Drilled, choose, report
+from sib_agent.cli import main
+from sib_agent.drilling.drilling import Drilled, choose, report, unknown_names
 from sib_agent.drilling.follower import SpooledLine, SpoolFollower
 from sib_agent.spool.records import SourcePosition
 from sib_agent.spool.spool import Spool
@@ -113,6 +115,40 @@ def test_drills_are_chosen_by_rule_and_tactic() -> None:
     assert chosen("a-2", "Rule b-1") == ["a-2", "b-1"]
     assert chosen(tactics=frozenset({"impact"})) == ["a-1", "a-2"]
     assert chosen("b-1", tactics=frozenset({"impact"})) == []
+
+
+def test_what_was_asked_for_and_has_no_drill_is_told() -> None:
+    drills, files = [entry("a-1"), entry("b-1")], {"a-1": "impact", "b-1": "discovery"}
+
+    def unknown(*rules: str, tactics: frozenset[str] = frozenset()) -> list[str]:
+        return unknown_names(drills, rules, tactics, files)
+
+    assert unknown() == unknown("a-1", "Rule b-1", tactics=frozenset({"impact"})) == []
+    assert unknown("a-1", "a-2") == ["a-2"]
+    assert unknown("b-2", tactics=frozenset({"impact", "impakt"})) == ["b-2", "impakt"]
+
+
+def test_a_shell_completes_the_bundles_drills(tmp_path: Path) -> None:
+    folder = tmp_path / "bundles/current/drills"
+    folder.mkdir(parents=True)
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"falco: {{bundles: {tmp_path}/bundles}}\n")
+
+    def completed(*words: str) -> list[str]:
+        asked = ShellComplete(main, {}, "sib-agent", "_X")
+        found = asked.get_completions(["--config", str(config), "drill", *words[:-1]], words[-1])
+        return [item.value for item in found]
+
+    act = "drill: {{run: x}}, quiet: [{{name: x, run: x}}]"
+    drill = f"- {{{{id: {{0}}, rule: R {{0}}, false_positives: [x], {act}}}}}\n"
+    (folder / "impact.drills.yaml").write_text(drill.format("sib-im-001") + drill.format("x-1"))
+    (folder / "discovery.drills.yaml").write_text(drill.format("sib-di-001"))
+    assert completed("--rule", "sib") == ["sib-di-001", "sib-im-001"]
+    assert completed("--rule", "x-1", "--tactic", "i") == ["impact"]
+    (folder / "impact.drills.yaml").write_text("[")
+    assert completed("--rule", "sib") == []
+    config.write_text("no: [settings")
+    assert completed("--tactic", "i") == []
 
 
 def test_results_are_appended_as_falco_does(tmp_path: Path) -> None:
