@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from sib_protocol.drills.engine import Falco
+from sib_protocol.drills.engine import Falco, falco_settings
 from sib_server.detection.rules.compile import compile_rules
 from sib_server.settings import ServerSettings
 from tests.support.components import component
@@ -44,6 +47,24 @@ class RecordingFalco(Falco):
             "default_duration": 600_000,
         }
         return {**super().settings(), "capture": capture}
+
+
+def replayed(
+    program: Path, rules: Sequence[Path], recorded: Path, plugins: Path, folder: Path
+) -> set[tuple[str, str]]:
+    """Rule and time of all alerts."""
+    engine = {"kind": "replay", "replay": {"capture_file": str(recorded)}}
+    (folder / "replay.yaml").write_text(json.dumps({**falco_settings(plugins), "engine": engine}))
+    words = [word for path in rules for word in ("-r", str(path))]
+    done = subprocess.run(
+        (program, "-c", folder / "replay.yaml", *words),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith(b"{")]
+    alerts = [json.loads(line) for line in lines]
+    return {(alert["rule"], alert["time"]) for alert in alerts if "rule" in alert}
 
 
 def shipped_settings(empty: Path, falco_rules: Path) -> ServerSettings:

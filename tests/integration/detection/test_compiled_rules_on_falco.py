@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from sib_protocol.drills.engine import complaints, falco_settings
+from sib_protocol.drills.engine import complaints
 from sib_protocol.drills.trial import try_rules
 from sib_protocol.drills.verdicts import plan
 from sib_server.detection.rules.testing import prepare
@@ -18,29 +15,12 @@ from tests.support.engine import (
     RecordingFalco,
     compiled_files,
     live_falco,
+    replayed,
     rule_files,
     shipped_settings,
 )
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def replayed(
-    program: Path, rules: Sequence[Path], recorded: Path, plugins: Path, folder: Path
-) -> set[tuple[str, str]]:
-    """Rule and time of all alerts."""
-    engine = {"kind": "replay", "replay": {"capture_file": str(recorded)}}
-    (folder / "replay.yaml").write_text(json.dumps({**falco_settings(plugins), "engine": engine}))
-    words = [word for path in rules for word in ("-r", str(path))]
-    done = subprocess.run(
-        (program, "-c", folder / "replay.yaml", *words),
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(b"{")]
-    alerts = [json.loads(line) for line in lines]
-    return {(alert["rule"], alert["time"]) for alert in alerts if "rule" in alert}
 
 
 def test_compiled_rules_fire_where_the_written_ones_do(tmp_path: Path) -> None:
