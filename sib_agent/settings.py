@@ -168,13 +168,21 @@ class FalcoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "/usr/lib/sib-falco"
     )
     stock_rules: Annotated[
-        bool, Meta(description="Load the rules that came with Falco, too, where they are.")
+        bool,
+        Meta(
+            description="Load the rules of the package sib-falco before the bundle. A bundle may"
+            " bring the Falco project's rules, too: that is the server's detection.falco_rules."
+        ),
     ] = True
     bundles: Annotated[
         Path, Meta(description="Where the agent keeps rule bundles; 'current' is in force.")
     ] = Path("/var/lib/sib-agent/bundles")
     more_rules: Annotated[
-        tuple[Glob, ...], Meta(description="Rule files or folders of this host, loaded last.")
+        tuple[Glob, ...],
+        Meta(
+            description="Rule files or folders of this host, loaded last. They can change lists and"
+            " rules of the bundle, and none of SIB's macros."
+        ),
     ] = ()
     priority: Annotated[
         Literal[

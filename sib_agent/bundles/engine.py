@@ -207,10 +207,11 @@ class Falco:
         paths = rules_paths(self._settings, find_falco(self._settings))
         place = paths.index(bundle)
         chosen = paths[:place] if before else paths[place + 1 :]
-        return [str(file) for path in chosen for file in _expand(Path(path))]
+        return [str(file) for path in chosen for file in rule_files(Path(path))]
 
 
-def _expand(path: Path) -> list[Path]:
+def rule_files(path: Path) -> list[Path]:
+    """The files that Falco loads for a path of its settings, in their order."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
     return [path] if path.is_file() else []

@@ -17,6 +17,7 @@ import msgspec
 from sib_agent.client import ServerClient
 from sib_agent.doctor import judge
 from sib_agent.doctor.metrics import fetch, judge_alloy, judge_falco_metrics, read_components
+from sib_agent.doctor.own_rules import look_at_rules
 from sib_agent.doctor.probe import Probe
 from sib_agent.setup import steps
 from sib_agent.setup.alloy_config import file_sources, syslog_sources
@@ -82,6 +83,7 @@ def examine(patient: Patient, *, probe: bool, seconds: float) -> Iterator[Findin
     yield from _configuration(patient, facts)
     if settings.falco.enabled and (facts.falco.program or falco_runs):
         yield judge_falco_metrics(page, settings.falco.metrics_port)
+        yield from look_at_rules(settings.falco)
     if settings.alloy.enabled and facts.alloy:
         yield from _alloy(settings)
         yield _logs(settings, facts)

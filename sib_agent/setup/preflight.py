@@ -193,7 +193,7 @@ def judge_falco(facts: HostFacts, settings: AgentSettings) -> Finding:
             "install the package sib-falco, or set falco.enabled to false",
         )
     if not settings.falco.stock_rules:
-        return well("falco", "installed; its own rules are left out by falco.stock_rules")
+        return well("falco", "installed; its package's rules are left out by falco.stock_rules")
     if facts.falco.stock_rules is None:
         return well("falco", "installed, without rules of its own: SIB's bundles hold rules")
     if facts.falco.container_plugin is None:

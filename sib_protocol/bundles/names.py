@@ -19,6 +19,13 @@ MAX_VERSION: Final = 2**31 - 1
 MAX_PARTS: Final = 33
 """The base, and a part for each of a host's tags."""
 
+SIB_RULES: Final = re.compile(r"[0-9]+-sib\.yaml")
+"""How a bundle's files with SIB's own rules are called. SIB's macros are put into their conditions:
+whoever changes one afterwards changes nothing there."""
+
+FALCO_RULES: Final = re.compile(r"[0-9]+-falco\.yaml")
+"""How those with the Falco project's rules are called."""
+
 _TAG_PART: Final = "tag-"
 _TARGET: Final = re.compile(
     r"(?P<version>[1-9][0-9]{0,9})\.(?P<part>base|tag-[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.tar\.gz"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sib_protocol.bundles.archive import LIMITS, check_name, pack, unpack
-from sib_protocol.bundles.names import BASE, tag_part
+from sib_protocol.bundles.names import BASE, SIB_RULES, tag_part
 from sib_protocol.errors import FileAccessError
 from sib_server.detection.bundles.failures import BundleContentError, NotReadyError
 from sib_server.detection.bundles.publishing import Content, make_content
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FOLDERS: Final = ("rules", "drills")
 # With a hyphen in bundles of SIB 0.1.0's first builds.
 _INDICATORS: Final = re.compile(rf"rules/\d+-{Origin.INTEL.value}[-.]")
-_SIB: Final = re.compile(rf"rules/\d+-{Origin.SIB.value}\.")
+_RULES: Final = "rules/"
 _TAG_PREFIX: Final = "rules/80-"
 
 
@@ -88,7 +88,11 @@ def build(base: Mapping[str, bytes], tags: Mapping[str, Mapping[str, bytes]]) ->
         ArchiveError: see :func:`~.publishing.make_content`.
     """
     # SIB's rules are read again only where there is a tag's file to hold against them.
-    sibs = [(name, body) for name, body in base.items() if tags and _SIB.match(name)]
+    sibs = [
+        (name, body)
+        for name, body in base.items()
+        if tags and SIB_RULES.fullmatch(name.removeprefix(_RULES))
+    ]
     put_in = {macro for name, body in sibs for macro in _macros(name, body)}
     for part, files in tags.items():
         both = sorted(set(files) & set(base))

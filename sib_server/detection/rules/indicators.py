@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sib_protocol import __version__
+from sib_protocol.documents import MAX_BYTES
 from sib_protocol.files import write_atomic
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.rules import choose, rule_document
-from sib_server.detection.rules.documents import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sib_server.detection.rules.documents import (
+from sib_protocol.documents import (
     DocumentError,
     Mapping,
     Node,

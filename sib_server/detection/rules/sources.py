@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from sib_protocol.documents import MAX_BYTES
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
 from sib_server.detection.rules.collect import Origin, SourceFile, softened
-from sib_server.detection.rules.documents import MAX_BYTES
 from sib_server.detection.rules.findings import Finding, LintName, Place, ordered
 from sib_server.detection.rules.indicators import indicator_rules
 from sib_server.detection.rules.reading import read_items

@@ -10,15 +10,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sib_server.detection.rules import documents
-from sib_server.detection.rules.collect import Origin, RuleSet, SourceFile, collect
-from sib_server.detection.rules.documents import (
+from sib_protocol import documents
+from sib_protocol.documents import (
     DocumentError,
     Mapping,
     Node,
     Scalar,
     read_documents,
 )
+from sib_server.detection.rules.collect import Origin, RuleSet, SourceFile, collect
 from sib_server.detection.rules.emit import item_document, rules_file
 from sib_server.detection.rules.findings import Finding, Severity
 from sib_server.detection.rules.reading import read_items
