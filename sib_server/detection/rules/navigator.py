@@ -1,4 +1,8 @@
-"""Coverage as a layer for MITRE's ATT&CK Navigator, format 4.5. Pure."""
+"""Coverage as a layer for MITRE's ATT&CK Navigator, format 4.5. Pure.
+
+The Navigator passes over whatever is not of the form that it expects, and says so in the browser's
+console alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ if TYPE_CHECKING:
     from sib_server.detection.rules.coverage import Coverage, CoveredTechnique
 
 LAYER: Final = "4.5"
-_NAVIGATOR: Final = "5.2.0"
+# The one in which such layers were looked at; newer ones read them, too.
+_NAVIGATOR: Final = "5.1.0"
 _HAS_RULE: Final = 50
 _PROVEN: Final = 100
 _COLOURS: Final = ("#f4d35e", "#2a9d8f")
