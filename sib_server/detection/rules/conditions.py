@@ -39,6 +39,8 @@ OPERATORS: Final = OPERATORS_OF_LISTS | {
 TRANSFORMERS: Final = ("tolower", "toupper", "b64", "basename", "len", "join", "concat", "getopt")
 VALUE: Final = "val"
 """The transformer that makes a field stand on the right side."""
+MAX_VALUE_BYTES: Final = 255
+"""Of what a field is compared with, in UTF-8: with a longer one Falco refuses the whole file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
-"""Regular expressions in conditions: what RE2 refuses, and what other engines choke on. Pure.
+"""Regular expressions in conditions: what Falco refuses, and what other engines choke on. Pure.
 
-Falco's engine does not backtrack. A rule's expression still ends up elsewhere (a search in Loki, a
-preview, somebody's script), so one that explodes there is worth a word.
+Falco reads them by RE2 as POSIX writes them: a group is a group and nothing else, a class is
+``[[:digit:]]``, and few letters mean something behind a backslash. It does not backtrack. A rule's
+expression still ends up elsewhere (a search in Loki, a preview, somebody's script), so one that
+explodes there is worth a word.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from string import ascii_letters
 from typing import Final
 
 MAX_REPEAT: Final = 1_000
@@ -23,7 +26,10 @@ _REFUSED: Final = (
     ("(?>", "has an atomic group"),
     ("(?(", "has a conditional group"),
     ("(?#", "has a comment"),
+    ("(?", "has a group that begins by `(?`"),
 )
+_ESCAPE: Final = re.compile(r"\\(.?)", re.DOTALL)
+_UNKNOWN_LETTERS: Final = frozenset(ascii_letters) - frozenset("afnrtvx")
 
 
 @dataclass(slots=True)
@@ -40,7 +46,7 @@ class _Group:
 
 
 def refusal(expression: str) -> str | None:
-    """Why RE2 refuses an expression; ``None`` where nothing is known against it."""
+    """Why Falco refuses an expression; ``None`` where nothing is known against it."""
     return _Scan(expression).refused
 
 
@@ -75,13 +81,13 @@ class _Scan:
             inner, start = self._stack.pop()
             self._at += 1
         elif sign == "\\":
-            self._escape()
+            self._escaped(start + 2)
         elif sign == "[":
             found = _CLASS.match(self._text, start)
             if found is None:
                 self.refused = "has `[` without `]`"
                 return
-            self._at = found.end()
+            self._escaped(found.end())
         elif _QUANTIFIER.match(self._text, start):
             self.refused = f"repeats nothing at {self._text[start:][:10]!r}"
             return
@@ -92,26 +98,22 @@ class _Scan:
     def _open(self) -> None:
         for opening, what in _REFUSED:
             if self._text.startswith(opening, self._at):
-                self.refused = f"{what}, which RE2 does not"
+                self.refused = f"{what}, which Falco's engine does not"
                 return
         self._stack.append((_Group(), self._at))
-        named = re.compile(r"\((\?(P?<\w+>|[imsU-]*:))?").match(self._text, self._at)
-        flags = re.compile(r"\(\?[imsU-]+\)").match(self._text, self._at)
-        if flags is not None:
-            self._stack.pop()
-            self._at = flags.end()
-        elif named is not None:
-            self._at = named.end()
+        self._at += 1
 
-    def _escape(self) -> None:
-        following = self._text[self._at + 1 : self._at + 2]
-        if not following:
-            self.refused = "ends with a lone backslash"
-        elif following in "123456789k":
-            self.refused = "refers back to a group, which RE2 does not"
-        elif following in "ZGKRXhH":
-            self.refused = f"has \\{following}, which RE2 does not know"
-        self._at += 2
+    def _escaped(self, end: int) -> None:
+        """What stands behind backslashes from here to an end."""
+        for found in _ESCAPE.finditer(self._text, self._at, end):
+            following = found.group(1)
+            if not following:
+                self.refused = "ends with a lone backslash"
+            elif following in "123456789k":
+                self.refused = "refers back to a group, which Falco's engine does not"
+            elif not following.isascii() or following in _UNKNOWN_LETTERS:
+                self.refused = f"has \\{following}, which Falco's engine does not know"
+        self._at = end
 
     def _repeated(self, inner: _Group, start: int) -> None:
         """What was just read, with the quantifier behind it."""
@@ -123,7 +125,7 @@ class _Scan:
             return
         self._at = found.end()
         if found.group(5) == "+":
-            self.refused = "has a possessive quantifier, which RE2 does not know"
+            self.refused = "has a possessive quantifier, which Falco's engine does not know"
         most = found.group(4) if found.group(3) else found.group(2)
         endless = found.group(1) in {"*", "+"} or (bool(found.group(3)) and not most)
         times = int(most) if most else int(found.group(2) or 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from sib_server.detection.rules.collect import Origin
 from sib_server.detection.rules.conditions import (
+    MAX_VALUE_BYTES,
     OPERATORS,
     OPERATORS_OF_LISTS,
     Comparison,
@@ -188,6 +189,23 @@ def expressions(subject: Subject) -> Iterator[Finding]:
                     )
 
 
+def long_values(subject: Subject) -> Iterator[Finding]:
+    """Falco refuses a value of more than 255 bytes, and with it the whole file."""
+    for about, condition in _conditions(subject):
+        for check in checks(condition):
+            if isinstance(check, Comparison):
+                for value in values(check):
+                    if (reason := _too_long(value.text)) is not None:
+                        yield Finding(about.condition.place, about.name, CONDITION, reason)
+
+
+def _too_long(text: str) -> str | None:
+    size = len(text.encode(errors="replace"))
+    if size <= MAX_VALUE_BYTES:
+        return None
+    return f"{text[:40]!r} has {size} bytes, and Falco takes {MAX_VALUE_BYTES} of a value"
+
+
 def list_items(subject: Subject) -> Iterator[Finding]:
     """Falco puts items into conditions as text, so one with a bracket breaks the condition."""
     for one in subject.rules.lists.values():
@@ -202,6 +220,8 @@ def list_items(subject: Subject) -> Iterator[Finding]:
             if not item or broken:
                 reason = f"the item {item[:60]!r} would break a condition; put it into quotes twice"
                 yield Finding(one.place, one.name, LIST_ITEM, reason)
+            elif (long := _too_long(inside or item)) is not None:
+                yield Finding(one.place, one.name, LIST_ITEM, long)
 
 
 def nested_lists(subject: Subject) -> Iterator[Finding]:

@@ -40,6 +40,7 @@ LINTS: Final = (
     Lint(lint_conditions.misspelt_lists),
     Lint(lint_conditions.no_event_type),
     Lint(lint_conditions.expressions),
+    Lint(lint_conditions.long_values),
     Lint(lint_conditions.list_items),
     Lint(lint_conditions.nested_lists),
     Lint(lint_conditions.exception_fields),

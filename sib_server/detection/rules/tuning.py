@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from sib_protocol.errors import UNDECODABLE, ExitCode, SibError
+from sib_server.detection.rules.conditions import MAX_VALUE_BYTES
 from sib_server.detection.rules.decisions import Tuning
 from sib_server.detection.rules.effective import comps, full_condition
 from sib_server.detection.rules.parsing import ConditionError, parse
@@ -158,9 +159,11 @@ def _values(names: Sequence[str], fields: Fields, lists: Collection[str]) -> tup
 def _holds(value: str, lists: Collection[str]) -> bool:
     """Whether an exception can hold a value and mean it.
 
-    Falco writes what it cannot print as something else, and puts a list's items for its name, also
-    inside a quoted text.
+    Falco writes what it cannot print as something else, puts a list's items for its name, also
+    inside a quoted text, and takes no long value.
     """
+    if len(value.encode(errors="replace")) > MAX_VALUE_BYTES:
+        return False
     if not value or not value.isprintable() or "\ufffd" in value or value.endswith("\\"):
         return False
     words = _DELIMITERS.split(value)

@@ -245,7 +245,12 @@ def test_sets_of_event_types_are_sets(one: EventTypes, other: EventTypes, name: 
     ("expression", "refused"),
     [
         (r"^/(usr/)?bin/[a-z[:digit:]\]]+\.d{2,3}$", None),
-        (r"(?i)a(?:b|c)(?P<n>d)", None),
+        (r"[\./\n]\t\x41", None),
+        (r"(?i)a", "begins by"),
+        (r"a(?:b|c)", "begins by"),
+        (r"(?P<n>d)", "begins by"),
+        (r"\d+", "has \\d"),
+        (r"[\w.]", "has \\w"),
         (r"(?=a)", "looks ahead"),
         (r"(?<!a)", "looks back"),
         (r"(a)\1", "refers back"),

@@ -103,7 +103,16 @@ def test_a_good_rule_has_no_findings() -> None:
             Severity.ERROR,
             "looks ahead",
         ),
+        (
+            "fd.name = /etc/shadow",
+            f"fd.name = {'x' * 256}",
+            8,
+            "condition",
+            Severity.ERROR,
+            "has 256 bytes",
+        ),
         ("two words]", "a(b]", 2, "list-item", Severity.ERROR, "'a(b'"),
+        ("two words]", f"{'x' * 256}]", 2, "list-item", Severity.ERROR, "has 256 bytes"),
         (
             "[proc.name, user.name]",
             "[proc.nam, user.name]",

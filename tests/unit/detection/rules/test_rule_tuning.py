@@ -160,7 +160,7 @@ def test_a_rule_without_a_fitting_exception_gets_one() -> None:
     assert proposal.exception == "sib_tuning_2"
 
 
-@pytest.mark.parametrize("name", ["a\tb", "a\ufffdb", "", "end\\", "x shells y"])
+@pytest.mark.parametrize("name", ["a\tb", "a\ufffdb", "", "end\\", "x shells y", "x" * 256])
 def test_what_no_exception_can_hold_is_refused(name: str) -> None:
     with pytest.raises(NotTunableError):
         propose(rule(), {"proc.name": name}, LISTS)
