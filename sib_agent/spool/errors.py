@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from sib_protocol.errors import ExitCode, FileAccessError, SibError
@@ -43,3 +44,11 @@ class SpoolFullDiskError(SpoolWriteError):
 
 class SpoolReadError(FileAccessError):
     """A segment is there and cannot be read."""
+
+
+def write_error(directory: Path, error: OSError) -> SpoolWriteError:
+    """What a failure to write means: a full disk, or another."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpoolFullDiskError(directory, reason)
+    return SpoolWriteError(directory, reason)

@@ -6,7 +6,6 @@ the lock and publishes afterwards, so nobody ever sees a line that a power cut c
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from sib_agent.spool.ages import Ages
 from sib_agent.spool.errors import (
-    SpoolFullDiskError,
     SpoolLockedError,
     SpoolReadError,
     SpoolWriteError,
+    write_error,
 )
 from sib_agent.spool.reader import RecentLines, SegmentReader
 from sib_agent.spool.records import Batch, Gap, Mark, SourcePosition, encode_commit
@@ -136,7 +135,7 @@ class Spool:
             if lock_descriptor >= 0:
                 os.close(lock_descriptor)
             if isinstance(error, OSError):
-                raise _write_error(directory, error) from error
+                raise write_error(directory, error) from error
             raise
         return spool
 
@@ -193,7 +192,7 @@ class Spool:
         try:
             self._write(content, now)
         except OSError as error:
-            raise _write_error(self._directory, error) from error
+            raise write_error(self._directory, error) from error
         with self._changed:
             self._next, self._position = next_, position
             if lines:
@@ -256,7 +255,7 @@ class Spool:
         try:
             self._state_file.write(state, durable=durable)
         except OSError as error:
-            raise _write_error(self._directory, error) from error
+            raise write_error(self._directory, error) from error
         self._state = state
 
     def read(self, first: LineNumber, max_bytes: int, max_lines: int) -> Batch | Gap | None:
@@ -398,10 +397,3 @@ def _lock(directory: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _write_error(directory: Path, error: OSError) -> SpoolWriteError:
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpoolFullDiskError(directory, reason)
-    return SpoolWriteError(directory, reason)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 
 
 def merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Server(Daemon):
 
     def start(self, environment: dict[str, str] | None = None) -> None:
         super().start(environment)
-        wait_for(f"server listens: {self.tail()}", self._listens, READY_SECONDS)
+        wait_for(lambda: f"server listens: {self.tail()}", self._listens, READY_SECONDS)
 
     def _listens(self) -> bool:
         assert self.running, self.tail()

@@ -31,6 +31,7 @@ from sib_server.listener.gate import ConnectionGate, GateLimits, Visitor
 from sib_server.listener.listener import Listener, ListenError, bind
 from sib_server.listener.protocol import PeerLimits
 from tests.support.live import LiveServer
+from tests.support.proxy import wait_for
 from tests.support.wire import Wire, connect
 
 SHORT = PeerLimits(
@@ -193,15 +194,16 @@ def test_heads_are_bounded_in_size_and_time(stranger: Callable[[], Wire]) -> Non
         assert answer is None or answer.status == 400
     start = time.monotonic()
     wire = stranger()
-    assert wire.hung_up(4)
-    assert 0.8 < time.monotonic() - start < 3
+    assert wire.hung_up(9)
+    # The usual limit is ten seconds.
+    assert 0.8 < time.monotonic() - start < 8
     wire = stranger()
     assert wire.ask("GET", "/v1/ca").status == 200
     wire.send(b"GET /v1/ca HTTP/1.1\r\nX:")
-    assert wire.hung_up(4)
+    assert wire.hung_up(9)
     rested = stranger()
     assert rested.ask("GET", "/v1/ca").status == 200
-    assert rested.hung_up(4)
+    assert rested.hung_up(9)
 
 
 def test_trailers_and_chunk_extensions_are_bounded(stranger: Callable[[], Wire]) -> None:
@@ -229,10 +231,10 @@ def test_the_rest_of_an_answered_body_has_little_time(stranger: Callable[[], Wir
     assert wire.answer() is not None
     start = time.monotonic()
     with suppress(ConnectionError, ssl.SSLError):
-        while time.monotonic() - start < 5:
+        while time.monotonic() - start < 9:
             wire.send(b"x")
             time.sleep(0.05)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 8
     # Who sends the rest in time goes on.
     wire = stranger()
     wire.send(b"GET /v1/ca HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
@@ -348,7 +350,7 @@ def test_stopping_lets_requests_end_and_cuts_off_the_late(tmp_path: Path) -> Non
     ending.send(b"GET /slow HTTP/1.1\r\n\r\n")
     late.send(b"GET /forever HTTP/1.1\r\n\r\n")
     assert resting.ask("GET", "/v1/ca").status == 200
-    time.sleep(0.2)
+    wait_for("two requests to begin", lambda: len(made.listener._state.tasks) == 2, 20)
     start = time.monotonic()
     made.close()
     assert time.monotonic() - start < 8
