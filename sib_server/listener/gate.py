@@ -12,7 +12,7 @@ class GateLimits:
 
     Attributes:
         connections: in all.
-        known_each: with the same client certificate.
+        known_each: with client certificates of one host.
         strangers: without a client certificate, in all.
         strangers_each: without a client certificate, from one address.
     """
@@ -28,7 +28,7 @@ class Visitor:
     """Who a connection counts for.
 
     Attributes:
-        key: the certificate's digest, or a stranger's address.
+        key: the id of the host that the certificate names, or a stranger's address.
         known: whether it has a certificate.
     """
 

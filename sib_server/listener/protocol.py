@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sib_protocol.messages import Refusal, encode_message
 from sib_server.listener.gate import Visitor
+from sib_server.pki.peer import NotAHostCertificateError, parse_peer
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -96,7 +97,7 @@ class SibProtocol(HttpToolsProtocol):
 
     def _who(self, transport: asyncio.Transport) -> Visitor:
         if self._certificate is not None:
-            return Visitor(hashlib.sha256(self._certificate).hexdigest(), known=True)
+            return Visitor(_holder(self._certificate), known=True)
         peer = transport.get_extra_info("peername")
         return Visitor(peer[0] if isinstance(peer, tuple) else "", known=False)
 
@@ -195,6 +196,14 @@ class SibProtocol(HttpToolsProtocol):
         if self._rest_timer is not None:
             self._rest_timer.cancel()
             self._rest_timer = None
+
+
+def _holder(certificate: bytes) -> str:
+    """Whom a certificate of our CA's names: a host may have many, and gets one host's room."""
+    try:
+        return parse_peer(certificate).host_id
+    except NotAHostCertificateError:
+        return hashlib.sha256(certificate).hexdigest()
 
 
 def peer_certificate(scope: Any) -> bytes | None:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from sib_agent.enrollment import enroll, renew
 from sib_protocol.errors import ExitCode
 from sib_protocol.identity import IdentityStore, identity_context, server_trust
 from sib_protocol.ids import HostName, new_stream_id
@@ -92,11 +93,15 @@ def stranger(live: LiveServer) -> Iterator[Callable[[], Wire]]:
 
 
 @pytest.fixture
-def known(live: LiveServer, tmp_path: Path) -> Iterator[Callable[[], Wire]]:
-    from sib_agent.enrollment import enroll  # noqa: PLC0415
+def store(live: LiveServer, tmp_path: Path) -> IdentityStore:
+    """An enrolled host's."""
+    made = IdentityStore(tmp_path / "identity")
+    enroll(live.token(), HostName("web-1"), made)
+    return made
 
-    store = IdentityStore(tmp_path / "identity")
-    enroll(live.token(), HostName("web-1"), store)
+
+@pytest.fixture
+def known(live: LiveServer, store: IdentityStore) -> Iterator[Callable[[], Wire]]:
     opened: list[Wire] = []
 
     def open_one() -> Wire:
@@ -307,6 +312,17 @@ def test_strangers_and_hosts_have_their_room(
     alive = sum(wire.try_ask("GET", "/v1/ca") is not None for wire in hosts)
     assert alive == 3
     assert live.listener.gate.refused >= 4
+
+
+def test_another_certificate_is_no_further_room(
+    known: Callable[[], Wire], store: IdentityStore
+) -> None:
+    hosts = [known() for _ in range(2)]
+    before = store.load().serial
+    assert renew(store).serial != before
+    hosts += [known() for _ in range(3)]
+    alive = sum(wire.try_ask("GET", "/v1/ca") is not None for wire in hosts)
+    assert alive == 3
 
 
 def test_who_never_ends_its_handshake_gives_way(
