@@ -363,5 +363,5 @@ def test_stopping_the_first_rollout_of_all_leaves_hosts_without_rules(
     assert (rollout.stable, rollout.stopped.version) == (2, 1)
     assert publisher.stop(first.version, "again") is None
     assert not publisher.go_on(rollout)
-    with pytest.raises(UnknownReleaseError, match="a bundle 77"):
+    with pytest.raises(UnknownReleaseError, match="there is no bundle 77"):
         publisher.roll_back(77)
