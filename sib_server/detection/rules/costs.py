@@ -23,10 +23,9 @@ from sib_server.detection.rules.conditions import (
 from sib_server.detection.rules.event_types import EVENT_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from sib_server.detection.rules.conditions import Check, Condition
-    from sib_server.detection.rules.resolving import Names
+    from sib_server.detection.rules.conditions import Check, Condition, Value
 
 _CHECK: Final = 30.0
 """Of a check whose field a rule has already asked of the event."""
@@ -103,14 +102,21 @@ class Estimate:
 class Costs:
     """Estimates the conditions of a rule; remembers each macro's."""
 
-    def __init__(self, names: Names, types: frozenset[str]) -> None:
+    def __init__(
+        self,
+        macro: Callable[[str], Condition],
+        texts: Callable[[Value], tuple[str, ...]],
+        types: frozenset[str],
+    ) -> None:
         """Of rules that are handed events of some types.
 
         Args:
-            names: what macros and lists stand for.
+            macro: what a macro's name stands for.
+            texts: what a value stands for, which may be the name of a list.
             types: empty where the rule is handed all.
         """
-        self._names = names
+        self._condition = macro
+        self._texts = texts
         self._types = types
         self._macros: dict[str, Estimate] = {}
 
@@ -136,7 +142,7 @@ class Costs:
 
     def _macro(self, name: str) -> Estimate:
         if name not in self._macros:
-            self._macros[name] = self.of(self._names.macro(name))
+            self._macros[name] = self.of(self._condition(name))
         return self._macros[name]
 
     def _holds(self, check: Check) -> float:
@@ -144,7 +150,7 @@ class Costs:
             return _EXISTS
         field = check.left.name
         operator = check.operator.split(" ")[0]
-        texts = frozenset(text for value in values(check) for text in self._names.texts(value))
+        texts = frozenset(text for value in values(check) for text in self._texts(value))
         if field == EVENT_TYPE and operator in {"=", "==", "in"}:
             missed = self._types - texts
             return 1 - len(missed) / len(self._types) if missed else _INDEXED

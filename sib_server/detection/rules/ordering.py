@@ -63,6 +63,7 @@ class Orderer:
         self._rules = rules
         self._names = Names(rules)
         self._resolver = Resolver(rules)
+        self._macros: dict[str, Condition] = {}
 
     def reads(self, text: str) -> bool:
         """Whether it is a condition all of whose names are known."""
@@ -86,7 +87,8 @@ class Orderer:
         if sum(1 for _ in checks(resolved)) > MAX_CHECKS:
             return text
         named = event_types(resolved)
-        costs = Costs(self._names, frozenset() if named.inverted else named.names)
+        types = frozenset() if named.inverted else named.names
+        costs = Costs(self._macro, self._names.texts, types)
         if isinstance(condition, Or) and _is_open(text):
             *parts, last = condition.parts
             first = self._cheapest(_joined(Or, parts), costs)
@@ -97,6 +99,12 @@ class Orderer:
 
     def _cheapest(self, condition: Condition, costs: Costs) -> Condition:
         return _ordered(_gated(_flat(self._put_in(condition))), costs)
+
+    def _macro(self, name: str) -> Condition:
+        """A macro of others in the order in which hosts get it, which is what it costs there."""
+        if name not in self._macros:
+            self._macros[name] = parse(self.ordered(self._rules.macros[name].condition.value))
+        return self._macros[name]
 
     def _put_in(self, condition: Condition) -> Condition:
         """With SIB's own macros put in, whose parts can then be ordered among the others."""
