@@ -1,15 +1,30 @@
-"""Files that are there whole or not at all, through a crash at any instant."""
+"""Files that are there whole or not at all, through a crash at any instant; and those of others."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The beginning of a regular file, at most so many bytes of it. A pipe is not waited for.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,9 +7,7 @@ changes none of those rules.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +16,7 @@ from sib_agent.bundles.engine import rule_files
 from sib_protocol.bundles.names import FALCO_RULES, SIB_RULES
 from sib_protocol.checks import Finding, skipped, warning, well
 from sib_protocol.documents import DocumentError, Mapping, Scalar, Sequence, read_documents
+from sib_protocol.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,12 +142,7 @@ def describe(bundle: int, own: int, settings: FalcoSettings, *, projects: bool) 
 
 def _read(file: Path) -> bytes:
     try:
-        # A pipe would be waited for.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UnreadError("not a regular file")
-            content = opened.read(_MAX_BYTES + 1)
+        content = read_regular(file, _MAX_BYTES + 1)
     except OSError as error:
         raise UnreadError(error.strerror or str(error)) from error
     if len(content) > _MAX_BYTES:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from sib_protocol.files import read_regular
 from sib_server.detection.sigma.errors import CollectionError, RuleRefusedError
 
 if TYPE_CHECKING:
@@ -87,12 +88,7 @@ def _folder(folder: Path, budget: _Budget) -> Iterator[RuleFile | RuleRefusedErr
 
 def _file(path: Path, budget: _Budget) -> RuleFile | RuleRefusedError:
     try:
-        # Opened without blocking, so that a named pipe among the rules cannot hold the command.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise CollectionError(path, "not a regular file")
-            content = file.read(MAX_RULE_BYTES + 1)
+        content = read_regular(path, MAX_RULE_BYTES + 1)
     except OSError as error:
         raise CollectionError(path, error.strerror or str(error)) from error
     return _decoded(str(path), content, budget)
