@@ -128,6 +128,11 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def print_json_line(value: Any) -> None:
+    """One JSON value on a line of stdout, for many of them."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned by spaces; the last one is not padded."""
     cells = [list(columns), *([printable(cell) for cell in row] for row in rows)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from sib_protocol.console import SibGroup, print_table
+from sib_protocol.console import SibGroup, print_json_line, print_table
 from sib_protocol.errors import ExitCode
 from sib_server.cli import intel_reports as reports
 from sib_server.cli.intel_hunt import explain_command, hunt_command, json_option
@@ -19,6 +19,7 @@ from sib_server.detection.indicators.catalogue import (
     UnknownFeedError,
     find_feed,
 )
+from sib_server.detection.indicators.curation import forget_feed, purge_excluded, read_anew
 from sib_server.detection.indicators.enrichment import enrichment_of
 from sib_server.detection.indicators.formats.shape import Format, Shape
 from sib_server.detection.indicators.index import Index
@@ -33,14 +34,7 @@ from sib_server.detection.indicators.state import (
     load_states,
     save_allowed,
 )
-from sib_server.detection.indicators.update import (
-    FeedReport,
-    Hooks,
-    forget_feed,
-    purge_excluded,
-    read_anew,
-    update,
-)
+from sib_server.detection.indicators.update import FeedReport, Hooks, update
 from sib_server.events.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -56,10 +50,6 @@ def _settings(context: click.Context) -> IntelSettings:
 
 def _outbox(context: click.Context) -> Outbox:
     return Outbox(context.obj.settings.journal.outbox_directory)
-
-
-def _say(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())
 
 
 @click.group(cls=SibGroup)
@@ -93,7 +83,7 @@ def _run_update(
 ) -> None:
     def tell(report: FeedReport) -> None:
         if as_json:
-            _say(reports.feed_line(report))
+            print_json_line(reports.feed_line(report))
         else:
             click.echo(reports.feed_sentence(report))
 
@@ -251,7 +241,9 @@ def status_command(context: click.Context, as_json: bool) -> None:
     if as_json:
         kinds = {kind.value: count for kind, count in counts.items()}
         left = msgspec.to_builtins(left_out)
-        _say({"updated": updated, "indicators": kinds, "not_shipped": left, "feeds": lines})
+        print_json_line(
+            {"updated": updated, "indicators": kinds, "not_shipped": left, "feeds": lines}
+        )
         return
     now = int(time.time())
     print_table(
@@ -318,7 +310,7 @@ def lookup_command(context: click.Context, values: tuple[str, ...], as_json: boo
             nothing = nothing or matches is None
             found = [enrichment_of("", match, now=now) for match in matches or ()]
             if as_json:
-                _say(reports.lookup_line(value, observable, found))
+                print_json_line(reports.lookup_line(value, observable, found))
             else:
                 for sentence in reports.lookup_sentences(value, observable, found):
                     click.echo(sentence)
@@ -371,7 +363,7 @@ def allow_command(
         click.echo(f"{gone} indicators went", err=True)
     for line in sorted(listed.values(), key=lambda line: line.value):
         if as_json:
-            _say(line)
+            print_json_line(line)
         else:
             click.echo(f"{line.value}  {line.reason}".rstrip())
 

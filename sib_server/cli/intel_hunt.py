@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
+from sib_protocol.console import print_json_line
 from sib_protocol.ids import EventId
 from sib_server.cli import intel_reports as reports
 from sib_server.detection.indicators.enrichment import enrich
@@ -110,7 +110,7 @@ def hunt_command(
         save_hunted(settings.directory, Hunted(now))
     for entry in reports.hunt_lines(found):
         if as_json:
-            _say(entry)
+            print_json_line(entry)
         else:
             click.echo(reports.hunt_sentence(entry))
     click.echo(reports.hunt_summary(found), err=True)
@@ -147,11 +147,7 @@ def explain_command(context: click.Context, event_id: str, as_json: bool) -> Non
             found = book.with_history(found, event.seq)
             book.close()
     if as_json:
-        _say({"event_id": event_id, "indicators": msgspec.to_builtins(found)})
+        print_json_line({"event_id": event_id, "indicators": msgspec.to_builtins(found)})
         return
     for sentence in reports.explain_sentences(found):
         click.echo(sentence)
-
-
-def _say(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())

@@ -8,9 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from sib_protocol.console import print_json, print_table, printable
+from sib_protocol.console import print_json, print_json_line, print_table, printable
 from sib_protocol.errors import ExitCode, SibError
 from sib_protocol.ids import EventId
 from sib_server.cli.context import ServerContext, pass_server
@@ -189,7 +188,7 @@ def tunings(server: ServerContext, as_json: bool) -> None:
     known = load_decisions(server.settings.detection.directory).tunings
     if as_json:
         for one in known:
-            click.echo(msgspec.json.encode(one).decode())
+            print_json_line(one)
         return
     print_table(
         ["id", "at", "rule", "exception", "values"],

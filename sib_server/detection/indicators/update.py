@@ -128,6 +128,11 @@ class _Update:
     elsewhere: bool
     accept: bool
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether the content is not asked of the feed's owner."""
+        return self.source is not None or self.elsewhere
+
     def is_due(self, feed: FeedDefinition) -> bool:
         """Whether the feed's owner lets us ask; a file and another place can always be asked.
 
@@ -136,8 +141,7 @@ class _Update:
         """
         state = self.states.get(feed.name, FeedState())
         gone = state.indicators is not None and not state.failures and not self._holds(feed, state)
-        by_hand = self.source is not None or self.elsewhere
-        return by_hand or gone or self.now >= state.not_before
+        return self.by_hand or gone or self.now >= state.not_before
 
     def _holds(self, feed: FeedDefinition, state: FeedState) -> bool:
         """Whether the store has the version that is remembered.
@@ -196,8 +200,7 @@ class _Update:
 
     def _next(self, feed: FeedDefinition, state: FeedState) -> int:
         # A file by hand does not use up what the feed's owner allows.
-        by_hand = self.source is not None or self.elsewhere
-        return state.not_before if by_hand else self.now + feed.interval
+        return state.not_before if self.by_hand else self.now + feed.interval
 
     def _recover(self, feed: FeedDefinition, state: FeedState, indicators: int) -> None:
         if state.trouble not in (None, Trouble.LATER):
@@ -263,7 +266,6 @@ class _Update:
             interval=feed.interval,
             retry_after=retry_after,
         )
-        by_hand = self.source is not None or self.elsewhere
         # One alarm for one trouble, not one for every try.
         if refusal.trouble is not Trouble.LATER and refusal.trouble is not state.trouble:
             self.hooks.alarm(
@@ -278,7 +280,7 @@ class _Update:
         self.states[feed.name] = msgspec.structs.replace(
             state,
             attempted=self.now,
-            not_before=state.not_before if by_hand else retry.not_before,
+            not_before=state.not_before if self.by_hand else retry.not_before,
             failures=retry.failures,
             trouble=refusal.trouble,
             reason=refusal.reason,
@@ -288,7 +290,7 @@ class _Update:
             Outcome.REFUSED,
             state.indicators or 0,
             refusal=refusal,
-            not_before=0 if by_hand else retry.not_before,
+            not_before=0 if self.by_hand else retry.not_before,
         )
 
 
@@ -350,54 +352,3 @@ def update(
         # in a version that is not there.
         save_states(settings.directory, FeedStates(states))
     return UpdateReport(tuple(reports), expired)
-
-
-def purge_excluded(settings: IntelSettings, *, now: int, own: Iterable[str] = ()) -> int:
-    """Drop the indicators that have become excluded, as after a change of the allow list.
-
-    Returns:
-        How many went.
-
-    Raises:
-        BusyStoreError: another update is under way.
-        FileAccessError: something cannot be read or written.
-        DamagedStoreError, DamagedStateError: a file is not what SIB wrote.
-    """
-    exclusions = make_exclusions(settings, own)
-    with update_lock(settings.directory), writing(settings.directory, now) as writer:
-        return writer.purge(lambda observable: exclusions.why(observable) is not None)
-
-
-def read_anew(settings: IntelSettings) -> None:
-    """Have feeds be read again when they are due, also where they did not change: what is excluded
-    has become less, and an unchanged feed would not say it again.
-
-    Raises:
-        BusyStoreError: an update is under way.
-        FileAccessError: something cannot be read or written.
-        DamagedStateError: a file is not what SIB wrote.
-    """
-    with update_lock(settings.directory):
-        states = load_states(settings.directory).feeds
-        unknown = {
-            name: msgspec.structs.replace(state, etag="", last_modified="")
-            for name, state in states.items()
-        }
-        save_states(settings.directory, FeedStates(unknown))
-
-
-def forget_feed(settings: IntelSettings, name: str, *, now: int) -> int:
-    """Drop all that one feed ever said, and what is remembered of it. Returns how much went.
-
-    Raises:
-        BusyStoreError: another update is under way.
-        FileAccessError: something cannot be read or written.
-        DamagedStoreError, DamagedStateError: a file is not what SIB wrote.
-    """
-    with update_lock(settings.directory):
-        with writing(settings.directory, now) as writer:
-            gone = writer.forget(name)
-        states = dict(load_states(settings.directory).feeds)
-        states.pop(name, None)
-        save_states(settings.directory, FeedStates(states))
-    return gone

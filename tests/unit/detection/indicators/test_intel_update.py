@@ -12,6 +12,7 @@ from sib_protocol.errors import FileAccessError
 from sib_server.detection.indicators import update as module
 from sib_server.detection.indicators.admission import Trouble
 from sib_server.detection.indicators.catalogue import FeedDefinition
+from sib_server.detection.indicators.curation import forget_feed, purge_excluded, read_anew
 from sib_server.detection.indicators.index import Index
 from sib_server.detection.indicators.merge import DAY
 from sib_server.detection.indicators.settings import DownloadLimits, IntelSettings
@@ -25,9 +26,6 @@ from sib_server.detection.indicators.update import (
     Hooks,
     Outcome,
     UpdateReport,
-    forget_feed,
-    purge_excluded,
-    read_anew,
     update,
 )
 
