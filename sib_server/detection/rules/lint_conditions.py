@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sib_server.detection.rules.collect import Macro, Rule
-    from sib_server.detection.rules.conditions import Condition
+    from sib_server.detection.rules.conditions import Condition, Value
     from sib_server.detection.rules.subject import Read, Subject
 
 _Defined = TypeVar("_Defined", "Rule", "Macro")
@@ -96,6 +96,15 @@ def _conditions(subject: Subject) -> Iterator[tuple[Rule | Macro, Condition]]:
             yield macro, condition
 
 
+def _compared(subject: Subject) -> Iterator[tuple[Rule | Macro, Comparison, Value]]:
+    """Each value that something is compared with."""
+    for about, condition in _conditions(subject):
+        for check in checks(condition):
+            if isinstance(check, Comparison):
+                for value in values(check):
+                    yield about, check, value
+
+
 def unknown_fields(subject: Subject) -> Iterator[Finding]:
     """Falco refuses a field that it does not know, and with it the whole file."""
     for about, condition in _conditions(subject):
@@ -126,35 +135,26 @@ def _field_problem(subject: Subject, field: FieldOf) -> str | None:
 def unknown_events(subject: Subject) -> Iterator[Finding]:
     """A misspelt type never happens."""
     known = {*subject.facts.events, *subject.rules.lists}
-    for about, condition in _conditions(subject):
-        for check in checks(condition):
-            if not isinstance(check.left, FieldOf) or check.left.name != EVENT_TYPE:
-                continue
-            for value in values(check):
-                plain = isinstance(check, Comparison) and check.operator in {"=", "==", "!=", "in"}
-                if plain and value.text not in known:
-                    reason = (
-                        f"Falco {subject.facts.falco} knows no event type {value.text!r}"
-                        f"{meant(value.text, known)}"
-                    )
-                    yield Finding(about.condition.place, about.name, UNKNOWN_EVENT, reason)
+    for about, check, value in _compared(subject):
+        if not isinstance(check.left, FieldOf) or check.left.name != EVENT_TYPE:
+            continue
+        if check.operator in {"=", "==", "!=", "in"} and value.text not in known:
+            reason = (
+                f"Falco {subject.facts.falco} knows no event type {value.text!r}"
+                f"{meant(value.text, known)}"
+            )
+            yield Finding(about.condition.place, about.name, UNKNOWN_EVENT, reason)
 
 
 def misspelt_lists(subject: Subject) -> Iterator[Finding]:
     """A misspelt list is a text to Falco, which nothing is called: the rule would not fire."""
     lists = subject.rules.lists
-    for about, condition in _conditions(subject):
-        for check in checks(condition):
-            if not isinstance(check, Comparison) or check.operator not in _SETS:
-                continue
-            for value in values(check):
-                if value.quoted or value.text in lists or "_" not in value.text:
-                    continue
-                if near := meant(value.text, lists):
-                    reason = f"there is no list {value.text!r}{near}"
-                    yield Finding(
-                        about.condition.place, about.name, UNKNOWN_NAME, reason, Severity.WARNING
-                    )
+    for about, check, value in _compared(subject):
+        if check.operator not in _SETS or value.quoted or value.text in lists:
+            continue
+        if "_" in value.text and (near := meant(value.text, lists)):
+            reason = f"there is no list {value.text!r}{near}"
+            yield Finding(about.condition.place, about.name, UNKNOWN_NAME, reason, Severity.WARNING)
 
 
 def no_event_type(subject: Subject) -> Iterator[Finding]:
@@ -173,30 +173,23 @@ def no_event_type(subject: Subject) -> Iterator[Finding]:
 
 def expressions(subject: Subject) -> Iterator[Finding]:
     """Regular expressions that Falco's engine refuses, or that explode in others."""
-    for about, condition in _conditions(subject):
-        for check in checks(condition):
-            if not isinstance(check, Comparison) or not check.operator.startswith("regex"):
-                continue
-            for value in values(check):
-                problem = refusal(value.text)
-                if problem is not None:
-                    reason = f"the expression {value.text[:80]!r} {problem}"
-                    yield Finding(about.condition.place, about.name, EXPRESSION, reason)
-                elif (part := backtracks(value.text)) is not None:
-                    reason = f"{part[:80]!r} repeats what repeats: other engines backtrack over it"
-                    yield Finding(
-                        about.condition.place, about.name, EXPRESSION, reason, Severity.WARNING
-                    )
+    for about, check, value in _compared(subject):
+        if not check.operator.startswith("regex"):
+            continue
+        problem = refusal(value.text)
+        if problem is not None:
+            reason = f"the expression {value.text[:80]!r} {problem}"
+            yield Finding(about.condition.place, about.name, EXPRESSION, reason)
+        elif (part := backtracks(value.text)) is not None:
+            reason = f"{part[:80]!r} repeats what repeats: other engines backtrack over it"
+            yield Finding(about.condition.place, about.name, EXPRESSION, reason, Severity.WARNING)
 
 
 def long_values(subject: Subject) -> Iterator[Finding]:
     """Falco refuses a value of more than 255 bytes, and with it the whole file."""
-    for about, condition in _conditions(subject):
-        for check in checks(condition):
-            if isinstance(check, Comparison):
-                for value in values(check):
-                    if (reason := _too_long(value.text)) is not None:
-                        yield Finding(about.condition.place, about.name, CONDITION, reason)
+    for about, _, value in _compared(subject):
+        if (reason := _too_long(value.text)) is not None:
+            yield Finding(about.condition.place, about.name, CONDITION, reason)
 
 
 def _too_long(text: str) -> str | None:
