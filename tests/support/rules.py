@@ -10,13 +10,17 @@ from click.testing import CliRunner, Result
 
 from sib_server import cli
 from sib_server.detection.rules.compile import CompiledRules, compile_rules
+from sib_server.detection.rules.conditions import And, Named, Not, Or
 from sib_server.detection.rules.decisions import Switch, Tuning, with_switch, with_tuning
 from sib_server.detection.rules.settings import DetectionSettings
 from sib_server.detection.rules.store import change_decisions
 from sib_server.settings import ServerSettings, SigmaSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sib_server.detection.rules.conditions import Check, Condition
 
 AT = "2026-11-25T12:00:00Z"
 FALCO = """
@@ -159,3 +163,15 @@ class Place:
             adds_exception=adds, values=values, event_id="x/1", at=AT,
         )  # fmt: skip
         change_decisions(self.root / "state", lambda before: with_tuning(before, tuning))
+
+
+def judge(condition: Condition, check: Callable[[Check], bool]) -> bool:
+    """What a condition without names comes to, by what each of its checks comes to."""
+    if isinstance(condition, Not):
+        return not judge(condition.part, check)
+    if isinstance(condition, And):
+        return all(judge(part, check) for part in condition.parts)
+    if isinstance(condition, Or):
+        return any(judge(part, check) for part in condition.parts)
+    assert not isinstance(condition, Named)
+    return check(condition)

@@ -21,11 +21,13 @@ from sib_server.detection.rules.conditions import (
     values,
 )
 from sib_server.detection.rules.event_types import EVENT_TYPE
+from sib_server.detection.rules.resolving import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sib_server.detection.rules.conditions import Check, Condition, Value
+    from sib_server.detection.rules.collect import NamedList
+    from sib_server.detection.rules.conditions import Check, Condition
 
 _CHECK: Final = 30.0
 """Of a check whose field a rule has already asked of the event."""
@@ -105,18 +107,18 @@ class Costs:
     def __init__(
         self,
         macro: Callable[[str], Condition],
-        texts: Callable[[Value], tuple[str, ...]],
+        lists: Mapping[str, NamedList],
         types: frozenset[str],
     ) -> None:
         """Of rules that are handed events of some types.
 
         Args:
             macro: what a macro's name stands for.
-            texts: what a value stands for, which may be the name of a list.
+            lists: what lists' names stand for.
             types: empty where the rule is handed all.
         """
         self._condition = macro
-        self._texts = texts
+        self._lists = lists
         self._types = types
         self._macros: dict[str, Estimate] = {}
 
@@ -150,7 +152,7 @@ class Costs:
             return _EXISTS
         field = check.left.name
         operator = check.operator.split(" ")[0]
-        texts = frozenset(text for value in values(check) for text in self._texts(value))
+        texts = frozenset(text for value in values(check) for text in texts_of(value, self._lists))
         if field == EVENT_TYPE and operator in {"=", "==", "in"}:
             missed = self._types - texts
             return 1 - len(missed) / len(self._types) if missed else _INDEXED

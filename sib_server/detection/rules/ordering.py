@@ -33,7 +33,7 @@ from sib_server.detection.rules.conditions import (
 from sib_server.detection.rules.costs import Costs
 from sib_server.detection.rules.event_types import event_types
 from sib_server.detection.rules.parsing import ConditionError, parse
-from sib_server.detection.rules.resolving import Names, ResolveError, Resolver
+from sib_server.detection.rules.resolving import ResolveError, Resolver
 from sib_server.detection.rules.writing import write
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ class Orderer:
 
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
-        self._names = Names(rules)
         self._resolver = Resolver(rules)
         self._macros: dict[str, Condition] = {}
 
@@ -88,7 +87,7 @@ class Orderer:
             return text
         named = event_types(resolved)
         types = frozenset() if named.inverted else named.names
-        costs = Costs(self._macro, self._names.texts, types)
+        costs = Costs(self._macro, self._rules.lists, types)
         if isinstance(condition, Or) and _is_open(text):
             *parts, last = condition.parts
             first = self._cheapest(_joined(Or, parts), costs)
@@ -108,8 +107,11 @@ class Orderer:
 
     def _put_in(self, condition: Condition) -> Condition:
         """With SIB's own macros put in, whose parts can then be ordered among the others."""
-        if isinstance(condition, Named) and self._rules.macros[condition.name].origin is Origin.SIB:
-            return self._put_in(self._names.macro(condition.name))
+        if isinstance(condition, Named):
+            macro = self._rules.macros[condition.name]
+            if macro.origin is not Origin.SIB:
+                return condition
+            return self._put_in(parse(macro.condition.value))
         if isinstance(condition, Not):
             return Not(self._put_in(condition.part))
         if isinstance(condition, And | Or):

@@ -129,24 +129,9 @@ class Resolver:
         return _listed(condition, self._rules.lists)
 
 
-class Names:
-    """What the macros and lists of one set of rules stand for, each by itself."""
-
-    def __init__(self, rules: RuleSet) -> None:
-        self._rules = rules
-
-    def macro(self, name: str) -> Condition:
-        """A macro's condition as it is written.
-
-        Raises:
-            KeyError: it is not known.
-            ConditionError: it is no condition.
-        """
-        return parse(self._rules.macros[name].condition.value)
-
-    def texts(self, value: Value) -> tuple[str, ...]:
-        """The texts that a value stands for: those of a list, or itself."""
-        return tuple(item.text for item in _items(value, self._rules.lists))
+def texts_of(value: Value, lists: Mapping[str, NamedList]) -> tuple[str, ...]:
+    """The texts that a value stands for: those of a list, or itself."""
+    return tuple(item.text for item in _items(value, lists))
 
 
 def _listed(check: Comparison, lists: Mapping[str, NamedList]) -> Comparison:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sib_protocol.errors import ExitCode
 from sib_protocol.ids import HostId, HostName, LineNumber, StreamId
 from sib_server.detection.rules.collect import Origin, Rule, SourceFile, collect
-from sib_server.detection.rules.conditions import And, Comparison, FieldOf, Not, Or, values
+from sib_server.detection.rules.conditions import Comparison, FieldOf, values
 from sib_server.detection.rules.effective import full_condition
 from sib_server.detection.rules.parsing import parse
 from sib_server.detection.rules.reading import read_items
@@ -26,12 +26,12 @@ from sib_server.detection.rules.tuning import (
 )
 from sib_server.events.incoming import IncomingBatch
 from sib_server.events.journal import Journal
-from tests.support.rules import AT, Place
+from tests.support.rules import AT, Place, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sib_server.detection.rules.conditions import Condition
+    from sib_server.detection.rules.conditions import Check, Condition
 
 RULE = """
 - rule: Read
@@ -64,18 +64,16 @@ def rule(text: str = RULE) -> Rule:
 
 def holds(condition: Condition, fields: Mapping[str, str]) -> bool:
     """As Falco judges equality: a field without a value is equal to nothing."""
-    if isinstance(condition, Not):
-        return not holds(condition.part, fields)
-    if isinstance(condition, And):
-        return all(holds(part, fields) for part in condition.parts)
-    if isinstance(condition, Or):
-        return any(holds(part, fields) for part in condition.parts)
-    assert isinstance(condition, Comparison)
-    assert isinstance(condition.left, FieldOf)
-    if condition.left.name == "evt.type":
-        return True
-    assert condition.operator in {"=", "in", "startswith"}
-    return fields.get(condition.left.name) in {value.text for value in values(condition)}
+
+    def check(leaf: Check) -> bool:
+        assert isinstance(leaf, Comparison)
+        assert isinstance(leaf.left, FieldOf)
+        if leaf.left.name == "evt.type":
+            return True
+        assert leaf.operator in {"=", "in", "startswith"}
+        return fields.get(leaf.left.name) in {value.text for value in values(leaf)}
+
+    return judge(condition, check)
 
 
 texts = st.text(max_size=12) | st.sampled_from(
