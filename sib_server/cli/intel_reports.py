@@ -13,8 +13,8 @@ from sib_protocol.errors import UNDECODABLE, FileAccessError
 from sib_protocol.events import EventSummary, summarize
 from sib_protocol.ids import EventId, HostName, LineNumber, StreamId
 from sib_server.detection.indicators.catalogue import FeedDefinition
-from sib_server.detection.indicators.fetch import is_loopback
 from sib_server.detection.indicators.kinds import Kind
+from sib_server.detection.indicators.places import is_loopback
 from sib_server.detection.indicators.state import FeedState
 from sib_server.detection.indicators.update import FeedReport, Outcome
 

@@ -7,7 +7,6 @@ ends a download as a whole, however slowly its bytes drip.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import threading
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import urllib3
 from urllib3 import exceptions as errors
@@ -27,8 +26,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from sib_protocol import __version__
 from sib_server.detection.indicators.admission import Trouble
 from sib_server.detection.indicators.catalogue import FeedDefinition, KeyPlace
-from sib_server.detection.indicators.exclusions import Exclusions
-from sib_server.detection.indicators.kinds import Kind, Observable
+from sib_server.detection.indicators.places import (
+    check_url,
+    is_loopback,
+    is_public,
+    joined,
+    origin_of,
+)
 from sib_server.detection.indicators.unpack import RefusedDownloadError, gunzip, refuse, unpack
 
 if TYPE_CHECKING:
@@ -42,7 +46,6 @@ if TYPE_CHECKING:
 USER_AGENT: Final = f"sib/{__version__} (+SIEM in a Box, threat intelligence)"
 _MAX_RETRY_AFTER: Final = 7 * 86_400.0
 _MAX_KEY: Final = 512
-_NOBODY: Final = Exclusions()
 
 
 Progress = Callable[[int, int | None], None]
@@ -74,34 +77,6 @@ class Download:
     validators: Validators
 
 
-def shown(url: str) -> str:
-    """A URL for people and logs: without user, password and query, which may hold a key."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine by its loopback address or as ``localhost``."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _public(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address.split("%", 1)[0])
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return _NOBODY.why(Observable(Kind.ADDRESS, str(parsed))) is None
-
-
 @dataclass(slots=True)
 class _Watch:
     """The socket that is in use, so that the timer can end it."""
@@ -112,7 +87,7 @@ class _Watch:
 
     def take(self, connected: socket.socket) -> socket.socket:
         peer = connected.getpeername()[0]
-        if not self.private_allowed and not _public(peer):
+        if not self.private_allowed and not is_public(peer):
             connected.close()
             raise refuse(Trouble.REDIRECT, f"it leads to {peer}, which is not of the internet")
         # A copy: TLS takes the original away and closes it on its own terms.
@@ -219,34 +194,6 @@ def _with_key(url: str, feed: FeedDefinition, key: str | None) -> str:
     return parts._replace(query=urlencode(query)).geturl()
 
 
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    return parts.scheme, parts.hostname, port
-
-
-def _check_url(url: str, home: tuple[str, str | None, int | None] | None) -> SplitResult:
-    """The parts of an address that may be asked: https, or http on loopback and at home."""
-    try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise refuse(Trouble.REDIRECT, "its address is not a URL") from error
-    if not parts.hostname or not port_is_fine or parts.username is not None:
-        raise refuse(Trouble.REDIRECT, f"{shown(url)}: not an address that can be asked")
-    at_home = home is None or _origin(parts) == home
-    secure = parts.scheme == "https" or (parts.scheme == "http" and at_home and is_loopback(url))
-    if not secure:
-        raise refuse(Trouble.REDIRECT, f"{shown(url)}: only https is followed")
-    return parts
-
-
-def _joined(url: str, location: str) -> str:
-    try:
-        return urljoin(url, location)
-    except ValueError as error:
-        raise refuse(Trouble.REDIRECT, "it redirects to what is not a URL") from error
-
-
 def _body(response: BaseHTTPResponse, limits: DownloadLimits, progress: Progress) -> bytes:
     pieces: list[bytes] = []
     taken = 0
@@ -306,14 +253,14 @@ def fetch(
     deadline = time.monotonic() + limits.seconds
     url = _with_key(feed.url, feed, key)
     asked = validators or Validators()
-    origin = _origin(_check_url(url, None))
+    home = origin_of(check_url(url, None))
     for _ in range(limits.redirects + 1):
-        parts = _check_url(url, origin)
-        home = _origin(parts) == origin
+        parts = check_url(url, home)
+        at_home = origin_of(parts) == home
         # An address that was set by the operator may be private where they say so; one that a
         # server sends us to may not.
-        watch = _Watch(private_allowed=home and (feed.internal or is_loopback(feed.url)))
-        headers = _headers(feed, key if home else None, asked)
+        watch = _Watch(private_allowed=at_home and (feed.internal or is_loopback(feed.url)))
+        headers = _headers(feed, key if at_home else None, asked)
         with _bounded(watch, max(0.01, deadline - time.monotonic())):
             try:
                 answer = _ask(parts, headers, limits, progress, watch=watch, trust=trust)
@@ -325,7 +272,7 @@ def fetch(
             raise refuse(Trouble.TOO_SLOW, f"it took more than {limits.seconds:g} s")
         if isinstance(answer, Download):
             return answer
-        url = _joined(url, answer)
+        url = joined(url, answer)
     raise refuse(Trouble.REDIRECT, f"it leads through more than {limits.redirects} redirects")
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from sib_server.detection.indicators.admission import Refusal, Trouble, remember, smallest
 from sib_server.detection.indicators.alarms import recovered_event, refused_event
-from sib_server.detection.indicators.fetch import Download, Validators, fetch, shown
+from sib_server.detection.indicators.fetch import Download, Validators, fetch
 from sib_server.detection.indicators.intake import (
     Judged,
     judge,
@@ -20,6 +20,7 @@ from sib_server.detection.indicators.intake import (
     read_file,
 )
 from sib_server.detection.indicators.merge import DAY
+from sib_server.detection.indicators.places import shown
 from sib_server.detection.indicators.state import (
     FeedState,
     FeedStates,

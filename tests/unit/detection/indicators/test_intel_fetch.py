@@ -22,10 +22,9 @@ from sib_server.detection.indicators.fetch import (
     Download,
     Validators,
     fetch,
-    is_loopback,
     retry_after,
-    shown,
 )
+from sib_server.detection.indicators.places import is_loopback, shown
 from sib_server.detection.indicators.settings import DownloadLimits
 from sib_server.detection.indicators.unpack import RefusedDownloadError, unpack
 
