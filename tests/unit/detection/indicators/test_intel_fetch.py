@@ -309,6 +309,23 @@ def test_a_key_goes_to_its_owner_only_and_is_in_no_message(
     assert trouble(feed_server.url, **query).refusal.trouble is Trouble.KEY
 
 
+def test_a_key_does_not_go_along_where_its_owner_redirects_to(
+    feed_server: Any, tls_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("s3cret\n")
+    other, ca = tls_server
+    # Both are on loopback here; the other one stands for a place on the internet.
+    monkeypatch.setattr("sib_server.detection.indicators.fetch.is_public", lambda _address: True)
+    feed_server.say(status=302, Location=other.url + "/list")
+    other.say(BODY)
+    keyed = feed(feed_server.url, key=KeyUse(KeyPlace.HEADER, "Auth-Key"), key_file=secret)
+    trust = ssl.create_default_context(cafile=ca)
+    assert fetch(keyed, LIMITS, trust).content == BODY
+    assert feed_server.requests[0]["Auth-Key"] == "s3cret"
+    assert "s3cret" not in str(other.requests[0])
+
+
 def test_urls_for_people() -> None:
     assert shown("https://u:p@[2a0e::1]:8443/a?key=1#f") == "https://[2a0e::1]:8443/a"
     assert is_loopback("http://localhost:1/")
